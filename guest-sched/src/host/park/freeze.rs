@@ -1,0 +1,356 @@
+//! Parking by `cgroup.freeze`, each task in a v2 cgroup of its own.
+//!
+//! ```text
+//!   C                          the cgroup that the process came from
+//!   `-- compartment.TAG.PID    a domain of its own, never frozen: no limit of C is escaped
+//!       |-- u0                 a *unit*: threaded, one task, frozen to park it
+//!       `-- u1
+//! ```
+//!
+//! A task that is moved into the group gets its unit at once. A child is born into its parent's unit and shares it until one of the two
+//! must be parked alone: programs whose many short children are never in each other's way pay nothing.
+//! Moving is the mover's work; a task is never frozen while its move is under way, so that one that falls
+//! asleep meanwhile is left alone (a frozen sleeper would see EINTR).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::mover::{Mover, Step};
+use super::{Outcome, Parker, Target};
+use crate::host::cgroup;
+use crate::host::table::{Parked, Table};
+use crate::types::TaskId;
+
+#[derive(Debug)]
+struct Unit {
+    process: i32,
+    dir: PathBuf,
+    freeze: Option<File>,
+    nr_tasks: usize,
+    is_pending: bool,
+    is_frozen: bool,
+    wants_frozen: bool,
+    /// Who moves in, while that is pending.
+    entering: Option<TaskId>,
+}
+
+#[derive(Debug)]
+struct Process {
+    dir: PathBuf,
+    nr_units: usize,
+    next_unit: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Task {
+    target: Target,
+    origin: Option<Rc<Path>>,
+    unit: Option<u64>,
+}
+
+/// The way of parking by `cgroup.freeze`.
+#[derive(Debug)]
+pub struct Freezer {
+    mount: PathBuf,
+    tag: String,
+    table: Arc<Table>,
+    mover: Mover,
+    tasks: HashMap<TaskId, Task>,
+    units: HashMap<u64, Unit>,
+    processes: HashMap<i32, Process>,
+    nr_tasks_of: HashMap<i32, usize>,
+    next_token: u64,
+    outcomes: Vec<Outcome>,
+}
+
+impl Freezer {
+    /// Starts with nobody. `tag` tells the directories of this group from those of others.
+    ///
+    /// # Errors
+    /// If there is no v2 hierarchy, or no thread can be started.
+    pub fn new(tag: &str, table: Arc<Table>) -> io::Result<Self> {
+        let mount = cgroup::v2_mount().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+        Ok(Self {
+            mount,
+            tag: tag.to_owned(),
+            table,
+            mover: Mover::start()?,
+            tasks: HashMap::new(),
+            units: HashMap::new(),
+            processes: HashMap::new(),
+            nr_tasks_of: HashMap::new(),
+            next_token: 1,
+            outcomes: Vec::new(),
+        })
+    }
+
+    fn origin(&self, target: Target) -> io::Result<Rc<Path>> {
+        let path = cgroup::v2_path(target.pid, target.tid)?;
+        Ok(cgroup::dir(&self.mount, cgroup::above_ours(&path)).into())
+    }
+
+    /// Moves the task into a new unit of its own, which is frozen at the end if `wants_frozen`.
+    fn separate(&mut self, id: TaskId, wants_frozen: bool) -> io::Result<()> {
+        let task = self.tasks.get(&id).ok_or_else(no_task)?.clone();
+        let origin = match &task.origin {
+            Some(origin) => Rc::clone(origin),
+            None => self.origin(task.target)?,
+        };
+        let target = task.target;
+        let mut steps = Vec::with_capacity(5);
+        let tag = &self.tag;
+        let process = self.processes.entry(target.pid).or_insert_with(|| {
+            let dir = origin.join(format!("{}{tag}.{}", cgroup::PREFIX, target.pid));
+            steps.push(Step::Mkdir(dir.clone()));
+            steps.push(Step::Write(dir.join("cgroup.procs"), target.pid.to_string()));
+            Process { dir, nr_units: 0, next_unit: 0 }
+        });
+        let dir = process.dir.join(format!("u{}", process.next_unit));
+        process.next_unit += 1;
+        process.nr_units += 1;
+        steps.push(Step::Mkdir(dir.clone()));
+        steps.push(Step::Write(dir.join("cgroup.type"), "threaded".into()));
+        steps.push(Step::Write(dir.join("cgroup.threads"), target.tid.to_string()));
+        let unit = self.next_token;
+        self.next_token += 1;
+        self.units.insert(
+            unit,
+            Unit {
+                process: target.pid,
+                dir,
+                freeze: None,
+                nr_tasks: 1,
+                is_pending: true,
+                is_frozen: false,
+                wants_frozen,
+                entering: Some(id),
+            },
+        );
+        self.mover.queue(unit, steps);
+        let task = self.tasks.get_mut(&id).ok_or_else(no_task)?;
+        task.origin = Some(origin);
+        if let Some(old) = task.unit.replace(unit) {
+            self.leave_unit(old);
+        }
+        Ok(())
+    }
+
+    fn leave_unit(&mut self, unit: u64) {
+        let Some(u) = self.units.get_mut(&unit) else { return };
+        u.nr_tasks -= 1;
+        if u.nr_tasks == 0 && !u.is_pending {
+            self.remove_unit(unit);
+        }
+    }
+
+    fn remove_unit(&mut self, unit: u64) {
+        let Some(u) = self.units.remove(&unit) else { return };
+        if u.is_frozen && let Some(file) = &u.freeze {
+            let _ = file.write_at(b"0", 0);
+        }
+        self.mover.queue(0, vec![Step::Rmdir(u.dir)]);
+        if let Some(p) = self.processes.get_mut(&u.process) {
+            p.nr_units -= 1;
+        }
+        self.remove_process_if_unused(u.process);
+    }
+
+    /// A process's directory goes when none of its threads and none of its units (which may hold children) is left.
+    fn remove_process_if_unused(&mut self, pid: i32) {
+        if !self.nr_tasks_of.contains_key(&pid)
+            && self.processes.get(&pid).is_some_and(|p| p.nr_units == 0)
+            && let Some(p) = self.processes.remove(&pid)
+        {
+            self.mover.queue(0, vec![Step::Rmdir(p.dir)]);
+        }
+    }
+
+    fn insert(&mut self, task: Task) {
+        *self.nr_tasks_of.entry(task.target.pid).or_insert(0) += 1;
+        self.tasks.insert(task.target.id, task);
+    }
+
+    fn remove(&mut self, id: TaskId) -> Option<Task> {
+        let task = self.tasks.remove(&id)?;
+        let pid = task.target.pid;
+        if let Some(n) = self.nr_tasks_of.get_mut(&pid) {
+            *n -= 1;
+            if *n == 0 {
+                self.nr_tasks_of.remove(&pid);
+            }
+        }
+        Some(task)
+    }
+
+    fn set_frozen(&mut self, unit: u64, id: TaskId, frozen: bool) -> io::Result<()> {
+        let u = self.units.get_mut(&unit).ok_or_else(no_task)?;
+        u.wants_frozen = frozen;
+        if u.is_pending || u.is_frozen == frozen {
+            return Ok(());
+        }
+        if u.freeze.is_none() {
+            u.freeze = Some(File::options().write(true).open(u.dir.join("cgroup.freeze"))?);
+        }
+        let file = u.freeze.as_ref().ok_or_else(no_task)?;
+        if frozen {
+            self.table.set_parked(id.index(), Parked::Freeze(file.as_raw_fd()));
+        }
+        file.write_at(if frozen { b"1" } else { b"0" }, 0)?;
+        u.is_frozen = frozen;
+        if !frozen {
+            self.table.set_parked(id.index(), Parked::No);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, done: super::mover::Done) {
+        let Some(u) = self.units.get_mut(&done.token) else {
+            if let Err(error) = &done.result {
+                tracing::debug!(%error, "a cgroup could not be cleaned up");
+            }
+            return;
+        };
+        u.is_pending = false;
+        let entering = u.entering.take();
+        let wants_frozen = u.wants_frozen;
+        if u.nr_tasks == 0 {
+            self.remove_unit(done.token);
+            return;
+        }
+        let Some(id) = entering else { return };
+        let result = done.result.and_then(|()| {
+            if wants_frozen { self.set_frozen(done.token, id, true) } else { Ok(()) }
+        });
+        self.outcomes.push(match result {
+            Ok(()) => Outcome::Ready(id),
+            Err(e) => Outcome::Failed(id, e),
+        });
+    }
+}
+
+fn no_task() -> io::Error {
+    io::Error::from_raw_os_error(libc::ESRCH)
+}
+
+impl Parker for Freezer {
+    fn is_per_thread(&self) -> bool {
+        true
+    }
+
+    fn attach(&mut self, target: Target) {
+        self.insert(Task { target, origin: None, unit: None });
+    }
+
+    fn prepare(&mut self, id: TaskId) -> bool {
+        // A task that cannot be moved is found out when it is to be parked.
+        self.separate(id, false).is_err()
+    }
+
+    fn forked(&mut self, parent: TaskId, child: Target) -> bool {
+        let (origin, parent_unit) = match self.tasks.get(&parent) {
+            Some(p) => (p.origin.clone(), p.unit),
+            None => (None, None),
+        };
+        let mut unit = None;
+        if parent_unit.is_some()
+            && let Ok(path) = cgroup::v2_path(child.pid, child.tid)
+        {
+            // Where it was born is certain; where its parent was at that moment is not.
+            let dir = cgroup::dir(&self.mount, &path);
+            unit = self.units.iter().find(|(_, u)| u.dir == dir).map(|(&unit, _)| unit);
+        }
+        self.insert(Task { target: child, origin, unit });
+        let Some(u) = unit.and_then(|unit| self.units.get_mut(&unit)) else { return false };
+        u.nr_tasks += 1;
+        u.is_frozen
+    }
+
+    fn park(&mut self, id: TaskId) -> io::Result<()> {
+        let unit = self.tasks.get(&id).ok_or_else(no_task)?.unit;
+        match unit {
+            Some(unit) if self.units.get(&unit).is_some_and(|u| u.nr_tasks == 1) => self.set_frozen(unit, id, true),
+            _ => self.separate(id, true),
+        }
+    }
+
+    fn resume(&mut self, id: TaskId) -> io::Result<()> {
+        let unit = self.tasks.get(&id).ok_or_else(no_task)?.unit;
+        match unit.and_then(|unit| Some((unit, self.units.get(&unit)?))) {
+            Some((unit, u)) if u.nr_tasks == 1 => self.set_frozen(unit, id, false),
+            Some((_, u)) if u.is_frozen => self.separate(id, false),
+            _ => Ok(()),
+        }
+    }
+
+    fn cancel(&mut self, id: TaskId) -> bool {
+        let unit = self.tasks.get(&id).and_then(|t| t.unit);
+        match unit.and_then(|unit| self.units.get_mut(&unit)) {
+            Some(u) if u.is_pending => {
+                u.wants_frozen = false;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn is_out(&self, id: TaskId) -> bool {
+        let Some(u) = self.tasks.get(&id).and_then(|t| t.unit).and_then(|unit| self.units.get(&unit)) else { return false };
+        u.is_frozen
+            && std::fs::read_to_string(u.dir.join("cgroup.events")).is_ok_and(|t| t.lines().any(|l| l == "frozen 1"))
+    }
+
+    fn exited(&mut self, id: TaskId) {
+        self.table.set_parked(id.index(), Parked::No);
+        let Some(task) = self.remove(id) else { return };
+        if let Some(unit) = task.unit {
+            self.leave_unit(unit);
+        }
+        self.remove_process_if_unused(task.target.pid);
+    }
+
+    fn detach(&mut self, id: TaskId) {
+        let Some(task) = self.remove(id) else { return };
+        if let Some(unit) = task.unit {
+            if let Some(u) = self.units.get_mut(&unit)
+                && u.nr_tasks == 1
+            {
+                u.wants_frozen = false;
+                if u.is_frozen && let Some(file) = &u.freeze {
+                    let _ = file.write_at(b"0", 0);
+                    u.is_frozen = false;
+                }
+            }
+            if let Some(origin) = &task.origin {
+                let steps = vec![Step::Write(origin.join("cgroup.procs"), task.target.pid.to_string())];
+                self.mover.queue(0, steps);
+            }
+            self.leave_unit(unit);
+        }
+        self.remove_process_if_unused(task.target.pid);
+        self.table.set_parked(id.index(), Parked::No);
+    }
+
+    fn notifier(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.mover.notifier())
+    }
+
+    fn outcomes(&mut self) -> Vec<Outcome> {
+        self.mover.hush();
+        while let Some(done) = self.mover.next_done() {
+            self.finish(done);
+        }
+        std::mem::take(&mut self.outcomes)
+    }
+
+    fn settle(&mut self) {
+        while let Some(done) = self.mover.wait_done() {
+            self.finish(done);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Ways of taking a task off the host's runqueue and putting it back.
+
+mod freeze;
+mod mover;
+mod stop;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+pub use freeze::Freezer;
+pub use stop::Stopper;
+
+use crate::types::TaskId;
+
+/// A task as the way of parking sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// Its number.
+    pub id: TaskId,
+    /// Its process.
+    pub pid: i32,
+    /// Its thread.
+    pub tid: i32,
+}
+
+/// What became of something that a way of parking did in the background.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The task can be parked without delay from now on.
+    Ready(TaskId),
+    /// The task cannot be parked.
+    Failed(TaskId, io::Error),
+}
+
+/// A way of parking. One that works in the background says what came of it through [`Parker::outcomes`].
+pub trait Parker: std::fmt::Debug {
+    /// Whether each thread is a task of its own; else a process is one task.
+    fn is_per_thread(&self) -> bool;
+
+    /// Takes note of a task that joins.
+    fn attach(&mut self, target: Target);
+
+    /// Makes ready for parking the task without delay. Says whether it is ready now; else [`Parker::outcomes`] will.
+    fn prepare(&mut self, id: TaskId) -> bool;
+
+    /// Takes note of a task that a member has started: it is where its parent is. Says whether that place is parked.
+    fn forked(&mut self, parent: TaskId, child: Target) -> bool;
+
+    /// Takes the task off the runqueue. It is out when the sensor says so, or [`Parker::is_out`].
+    ///
+    /// # Errors
+    /// If that cannot be done; the task goes on running.
+    fn park(&mut self, id: TaskId) -> io::Result<()>;
+
+    /// Puts the task back.
+    ///
+    /// # Errors
+    /// If that cannot be done.
+    fn resume(&mut self, id: TaskId) -> io::Result<()>;
+
+    /// Withdraws a `park` that has not taken effect, because the task fell asleep by itself. Says whether it had not.
+    fn cancel(&mut self, id: TaskId) -> bool;
+
+    /// Says whether the task is off the runqueue by now; asked when the sensor may have missed it.
+    fn is_out(&self, id: TaskId) -> bool;
+
+    /// Forgets a task that ended.
+    fn exited(&mut self, id: TaskId);
+
+    /// Resumes a task and undoes everything that was done to it.
+    fn detach(&mut self, id: TaskId);
+
+    /// A descriptor that becomes readable when [`Parker::outcomes`] has something to say.
+    fn notifier(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Gives what came of things done in the background since the last call.
+    fn outcomes(&mut self) -> Vec<Outcome>;
+
+    /// Waits until everything done in the background is done. For the end.
+    fn settle(&mut self);
+}

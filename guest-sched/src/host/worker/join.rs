@@ -1,0 +1,370 @@
+//! Taking processes in and letting them go.
+
+use std::collections::HashMap;
+use std::io;
+
+use host_sys::process;
+use host_sys::sched;
+
+use super::members::{CpuClock, Task, Thread};
+use super::{MAX_TASKS, Worker};
+use crate::host::cgroup;
+use crate::host::park::Target;
+use crate::host::proto::{Event, GuestClass};
+use crate::host::table::{HostParams, Table};
+use crate::types::{Class, Nanos, Nice, RtPriority, TaskId, TaskParams};
+
+/// A refusal, as the daemon's caller shall see it.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) errno: i32,
+    pub(super) reason: String,
+}
+
+impl Refusal {
+    pub(super) fn new(errno: i32, reason: impl Into<String>) -> Self {
+        Self { errno, reason: reason.into() }
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(e: io::Error) -> Self {
+        Self { errno: e.raw_os_error().unwrap_or(libc::EIO), reason: e.to_string() }
+    }
+}
+
+/// What an earlier worker of the group has left.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Processes with their start times, and what the host had given them.
+    processes: Vec<(i32, u64, Option<(HostParams, TaskParams)>)>,
+}
+
+impl Found {
+    /// Reads the table and undoes what is left of the earlier worker's cgroups.
+    pub(super) fn read(table: &Table, tag: &str) -> Self {
+        let mut known: HashMap<i32, (u64, (HostParams, TaskParams))> = HashMap::new();
+        for m in table.snapshot().members.into_iter().filter(|m| !m.is_group) {
+            let nice = Nice::new(i32::from(m.nice)).unwrap_or_default();
+            let params = TaskParams { nice, class: to_class(m.class).unwrap_or_default() };
+            let entry = known.entry(m.pid).or_insert((m.start_time, (m.host, params)));
+            if m.tid == m.pid {
+                *entry = (m.start_time, (m.host, params));
+            }
+        }
+        let mut processes: Vec<_> = known.iter().map(|(&pid, &(start, params))| (pid, start, Some(params))).collect();
+        if let Some(mount) = cgroup::v2_mount() {
+            for dir in cgroup::find_ours(&mount, &format!("{}{tag}.", cgroup::PREFIX)) {
+                for pid in cgroup::undo(&dir).unwrap_or_default() {
+                    if !known.contains_key(&pid)
+                        && let Ok(stat) = process::stat(pid)
+                    {
+                        // A child of a member that the earlier worker had not heard of yet.
+                        let params = known.get(&stat.ppid).map(|k| k.1);
+                        processes.push((pid, stat.start_time, params));
+                    }
+                }
+            }
+        }
+        Self { processes }
+    }
+}
+
+/// Reads a class as the protocol has it.
+pub(super) fn to_class(class: GuestClass) -> Option<Class> {
+    Some(match class {
+        GuestClass::Normal => Class::Normal,
+        GuestClass::Batch => Class::Batch,
+        GuestClass::Fifo(p) => Class::Fifo(RtPriority::new(u32::from(p))?),
+        GuestClass::Rr(p) => Class::Rr(RtPriority::new(u32::from(p))?),
+    })
+}
+
+fn host_params(tid: i32) -> io::Result<HostParams> {
+    let attr = sched::get(tid)?;
+    Ok(HostParams { nice: attr.nice as i8, policy: attr.policy as u8, rt_priority: attr.priority as u8 })
+}
+
+/// The guest gives a task what the host had given it.
+fn guest_params(host: HostParams) -> TaskParams {
+    let class = match (host.policy, RtPriority::new(u32::from(host.rt_priority))) {
+        (1, Some(p)) => Class::Fifo(p),
+        (2, Some(p)) => Class::Rr(p),
+        (3 | 5, _) => Class::Batch,
+        _ => Class::Normal,
+    };
+    TaskParams { nice: Nice::new(i32::from(host.nice)).unwrap_or_default(), class }
+}
+
+fn set_host_params(tid: i32, params: HostParams) -> io::Result<()> {
+    let attr = sched::Attr {
+        policy: u32::from(params.policy),
+        nice: i32::from(params.nice),
+        priority: u32::from(params.rt_priority),
+        ..sched::Attr::default()
+    };
+    sched::set(tid, &attr)
+}
+
+impl Worker {
+    /// Takes the members of an earlier worker back in.
+    pub(super) fn take_back(&mut self, found: Found) {
+        let mut members = 0;
+        let is_restart = !found.processes.is_empty();
+        for (pid, start_time, params) in found.processes {
+            if self.take_in(pid, start_time, params).is_ok() {
+                members += 1;
+            }
+        }
+        if is_restart {
+            tracing::info!(members, "members of an earlier worker were taken back");
+            self.restarted = Some(Event::Restarted { members });
+        }
+    }
+
+    /// Takes in a process with all its threads.
+    pub(super) fn take_in(
+        &mut self,
+        pid: i32,
+        start_time: u64,
+        before: Option<(HostParams, TaskParams)>,
+    ) -> Result<(), Refusal> {
+        let stat = process::stat(pid)?;
+        if stat.start_time != start_time || stat.is_exiting() {
+            return Err(Refusal::new(libc::ESRCH, "the process has ended"));
+        }
+        if stat.is_kernel_thread() {
+            return Err(Refusal::new(libc::EOPNOTSUPP, "it is a thread of the kernel"));
+        }
+        if !self.members.threads_of(pid).is_empty() {
+            return Err(Refusal::new(libc::EEXIST, "the process is a member already"));
+        }
+        let mut done = Vec::new();
+        // A thread that is started meanwhile is found in the next round, or is watched by inheritance.
+        loop {
+            let new: Vec<i32> = process::threads(pid)?.into_iter().filter(|t| !done.contains(t)).collect();
+            if new.is_empty() {
+                break;
+            }
+            for tid in new {
+                done.push(tid);
+                match self.parts.sensor.attach(tid) {
+                    Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(e) => {
+                        done.iter().for_each(|&t| self.parts.sensor.detach(t));
+                        return Err(Refusal::new(
+                            e.raw_os_error().unwrap_or(libc::EIO),
+                            format!("it cannot be watched: {e}"),
+                        ));
+                    }
+                    Ok(()) => {}
+                }
+            }
+        }
+        self.tick_now();
+        if let Err(refusal) = self.enter_tasks(pid, start_time, &done, before) {
+            self.forget_process(pid);
+            done.iter().for_each(|&t| self.parts.sensor.exited(t));
+            return Err(refusal);
+        }
+        self.enter_envelope(pid);
+        let tids = self.members.threads_of(pid).to_vec();
+        let group = HostParams { nice: self.config.nice, policy: 0, rt_priority: 0 };
+        for tid in tids {
+            if let Err(error) = set_host_params(tid, group) {
+                tracing::debug!(tid, %error, "the host's nice is not set");
+            }
+        }
+        Ok(())
+    }
+
+    fn enter_tasks(
+        &mut self,
+        pid: i32,
+        start_time: u64,
+        tids: &[i32],
+        before: Option<(HostParams, TaskParams)>,
+    ) -> Result<(), Refusal> {
+        let per_thread = self.parts.parker.is_per_thread();
+        let is_single = tids.len() == 1;
+        for &tid in tids {
+            let Ok(stat) = process::thread_stat(pid, tid) else { continue };
+            if stat.is_exiting() {
+                continue;
+            }
+            let now = self.tick_now();
+            let is_runnable = stat.is_runnable();
+            if !per_thread && let Some(&first) = self.members.threads_of(pid).first() {
+                let Some(task) = self.members.thread(first).map(|t| t.task) else { continue };
+                self.members.insert_thread(tid, Thread { task, pid, is_runnable: false, last_record: now });
+                if let Some(task) = self.members.task_mut(task) {
+                    task.nr_threads += 1;
+                }
+                if is_runnable && self.members.task(task).is_some_and(|t| !t.is_arriving) {
+                    self.set_thread_runnable(tid, true, crate::Sleep::default());
+                }
+                continue;
+            }
+            let (host, params) = match before {
+                Some(before) => before,
+                None => {
+                    let host = host_params(tid)?;
+                    (host, guest_params(host))
+                }
+            };
+            let clock =
+                if is_single || !per_thread { CpuClock::process(pid)? } else { CpuClock::thread(pid, tid)? };
+            let id = self
+                .members
+                .reserve(MAX_TASKS)
+                .ok_or_else(|| Refusal::new(libc::ENOSPC, format!("a group has at most {MAX_TASKS} tasks")))?;
+            self.parts.parker.attach(Target { id, pid, tid });
+            if let Err(e) = self.dispatch.add(id, params, false, now) {
+                self.parts.parker.detach(id);
+                self.members.unreserve(id);
+                return Err(Refusal::new(libc::EINVAL, e.to_string()));
+            }
+            self.members.insert(
+                id,
+                Task {
+                    pid,
+                    tid,
+                    start_time,
+                    host,
+                    clock,
+                    usage: Nanos::ZERO,
+                    wait: Nanos::ZERO,
+                    nr_switches: 0,
+                    parked_since: None,
+                    leaving_since: now,
+                    charged_at: now,
+                    rate: 1.0,
+                    nr_runnable: 0,
+                    nr_threads: 1,
+                    is_arriving: true,
+                },
+            );
+            if self.parts.parker.prepare(id) {
+                self.arrived(id);
+            }
+            self.publish_task(id);
+        }
+        if self.members.threads_of(pid).is_empty() {
+            return Err(Refusal::new(libc::ESRCH, "the process has ended"));
+        }
+        Ok(())
+    }
+
+    /// A task that joined can be parked now: from here on the policy schedules it.
+    pub(super) fn arrived(&mut self, id: TaskId) {
+        self.tick_now();
+        let Some(task) = self.members.task_mut(id).filter(|t| t.is_arriving) else { return };
+        task.is_arriving = false;
+        let pid = task.pid;
+        // What it used on its way in was the host's affair.
+        let _ = task.clock.step();
+        task.charged_at = self.now;
+        for tid in self.members.threads_of(pid).to_vec() {
+            let Some(thread) = self.members.thread_mut(tid).filter(|t| t.task == id) else { continue };
+            thread.last_record = self.now;
+            let is_runnable = process::thread_stat(pid, tid).is_ok_and(|s| s.is_runnable());
+            self.set_thread_runnable(tid, is_runnable, crate::Sleep::default());
+        }
+    }
+
+    fn enter_envelope(&mut self, pid: i32) {
+        let Some(envelope) = &mut self.parts.envelope else { return };
+        if let Err(error) = envelope.enter(pid) {
+            tracing::warn!(pid, %error, "the group goes on without an envelope");
+            self.report(Event::Degraded { reason: format!("no envelope any more: {error}") });
+            self.parts.give_up_envelope();
+            self.dispatch.set_handover(self.parts.mode.handover);
+        }
+    }
+
+    /// Strikes out the tasks of a process, and resumes them.
+    fn forget_process(&mut self, pid: i32) -> Vec<(i32, Task)> {
+        let mut gone = Vec::new();
+        for id in self.members.tasks_of(pid) {
+            self.charge(id);
+            if let Err(error) = self.dispatch.remove(id, self.now) {
+                tracing::debug!(%error, "remove");
+            }
+            self.parts.parker.detach(id);
+            self.table.clear(id.index());
+            let tids: Vec<i32> = self
+                .members
+                .threads_of(pid)
+                .iter()
+                .copied()
+                .filter(|&t| self.members.thread(t).is_some_and(|t| t.task == id))
+                .collect();
+            for &tid in &tids {
+                self.members.remove_thread(tid);
+            }
+            if let Some(task) = self.members.remove(id) {
+                gone.extend(tids.first().map(|&tid| (tid, task)));
+            }
+        }
+        gone
+    }
+
+    /// Lets a process go, everything restored that joining has changed.
+    pub(super) fn release(&mut self, pid: i32) {
+        self.begin_release(pid);
+        self.parts.parker.settle();
+        self.tick_now();
+    }
+
+    /// As [`Worker::release`], but what is done in the background may still be under way.
+    pub(super) fn begin_release(&mut self, pid: i32) {
+        if self.unnest(pid) {
+            return;
+        }
+        let tids = self.members.threads_of(pid).to_vec();
+        let gone = self.forget_process(pid);
+        for tid in tids {
+            self.parts.sensor.detach(tid);
+        }
+        for (_, task) in &gone {
+            if let Err(error) = set_host_params(task.tid, task.host) {
+                tracing::debug!(tid = task.tid, %error, "the host's nice is not restored");
+            }
+        }
+        if let Some(envelope) = &mut self.parts.envelope {
+            envelope.leave(pid);
+        }
+    }
+
+    /// The group's nice has changed: the host's nice of its members follows.
+    pub(super) fn apply_group_nice(&mut self) {
+        let params = HostParams { nice: self.config.nice, policy: 0, rt_priority: 0 };
+        for (_, task) in self.members.tasks().filter(|(id, _)| !self.is_inner(*id)) {
+            let _ = set_host_params(task.tid, params);
+        }
+        if let Some(envelope) = &mut self.parts.envelope
+            && let Err(error) = envelope.set_nice(self.config.nice)
+        {
+            tracing::warn!(%error, "the envelope's weight is not set");
+        }
+    }
+
+    /// A member (or somebody else) has changed a member's nice on the host: that is meant for the guest. The host's goes back to the
+    /// group's.
+    pub(super) fn virtualise_nice(&mut self, id: TaskId) {
+        let Some(task) = self.members.task_mut(id) else { return };
+        let Ok(nice) = sched::nice(task.tid) else { return };
+        if nice == self.config.nice {
+            return;
+        }
+        task.host.nice = nice;
+        let tid = task.tid;
+        let params = HostParams { nice: self.config.nice, policy: 0, rt_priority: 0 };
+        if set_host_params(tid, params).is_ok()
+            && let Some(guest) = Nice::new(i32::from(nice))
+            && let Err(error) = self.dispatch.set_nice(id, guest, self.now)
+        {
+            tracing::debug!(%error, "nice");
+        }
+    }
+}

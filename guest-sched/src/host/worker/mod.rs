@@ -1,0 +1,347 @@
+//! The worker: one loop that hears from the sensor, the clock, the daemon and its keeper, asks the policy, and parks and resumes.
+//!
+//! - [`dispatch`]: pure: the policy's picks against what the host does.
+//! - [`members`]: which host thread is which task.
+//! - `events`: what the sensor's records mean for the members.
+//! - `join`: taking processes in and letting them go.
+//! - `nest`: groups inside groups.
+//! - `requests`: what the daemon asks.
+//! - `timing`: charging, slices, the cap.
+//! - [`meter`]: what was promised and what was got.
+//! - `publish`: the table.
+
+pub mod dispatch;
+pub mod members;
+pub mod meter;
+
+mod audit;
+mod events;
+mod join;
+mod nest;
+mod parts;
+mod publish;
+mod requests;
+mod timing;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use host_sys::{Listener, Pidfd, SeqPacket, process};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use self::dispatch::{Action, Dispatch, HostState};
+use self::members::Members;
+use self::meter::{Meter, Phase};
+pub(crate) use self::parts::tag;
+use self::parts::Parts;
+use super::park::Outcome;
+use super::proto::{Event, GroupConfig, Message, SOCKET};
+use super::sensor::Record;
+use super::table::{CAPACITY, Table};
+use crate::bandwidth::{Bandwidth, BandwidthState};
+use crate::types::{Nanos, TaskId};
+
+/// The most tasks a group may have.
+pub const MAX_TASKS: usize = CAPACITY;
+
+// Other tokens are the descriptors of connections, which are never that low: 0 to 2 are open from the start.
+const TOKEN_SENSOR: u64 = 0;
+const TOKEN_KEEPER: u64 = 1;
+const TOKEN_LISTENER: u64 = 2;
+const TOKEN_PARKER: u64 = u64::MAX;
+
+/// What ends the loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// The daemon has dissolved the group.
+    Dissolved,
+    /// The keeper died: a new one is to take over.
+    KeeperDied,
+}
+
+/// A group's worker.
+struct Worker {
+    state_dir: PathBuf,
+    table: Arc<Table>,
+    config: GroupConfig,
+    parts: Parts,
+    dispatch: Dispatch,
+    members: Members,
+    bandwidth: Bandwidth,
+    is_throttled: bool,
+    meter: Meter,
+    listener: Listener,
+    clients: Vec<SeqPacket>,
+    inners: Vec<nest::Inner>,
+    gate: Option<nest::Gate>,
+    epoll: Epoll,
+    ears: events::Ears,
+    now: Nanos,
+    /// When to charge whoever runs, and to look at the cap.
+    deadline: Option<Nanos>,
+    /// When to look whether those who were told to leave have left.
+    leave_check: Option<Nanos>,
+    audit: audit::Audit,
+    usage: Nanos,
+    nr_parks: u64,
+    own_cpu: u64,
+    records: Vec<Record>,
+    actions: Vec<Action>,
+    /// The CPU this worker is pinned to, and on how many of the last records were from another one.
+    follow: timing::Follow,
+    /// Told to the first daemon that connects.
+    restarted: Option<Event>,
+    end: Option<End>,
+}
+
+/// Runs the worker of the group in `state_dir` until the group ends. Gives the exit status.
+pub(crate) fn run(state_dir: &Path, keeper: i32) -> i32 {
+    match Worker::start(state_dir, keeper).and_then(|mut worker| worker.run()) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(%error, "a worker ends");
+            1
+        }
+    }
+}
+
+impl Worker {
+    fn start(state_dir: &Path, keeper: i32) -> io::Result<Self> {
+        let config = super::client::read_config(state_dir)?;
+        let table = Arc::new(Table::create(state_dir).map_err(io::Error::other)?);
+        let tag = parts::tag(state_dir);
+        let mode = parts::choose(&config.forced);
+        let before = join::Found::read(&table, &tag);
+        table.clear_all();
+        let parts = Parts::open(&tag, &config, Arc::clone(&table), mode)?;
+        let policy = crate::policy_by_name(&config.policy, config.vcpus.max(1))
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let mut dispatch = Dispatch::new(policy, parts.mode.handover);
+        dispatch.set_slice(config.slice_us.map(Nanos::from_micros));
+        let now = Nanos(process::now());
+        let mut bandwidth = Bandwidth::unlimited();
+        bandwidth.set_vcpus(config.vcpus.max(1));
+        let limit = config.cpu_max.quota_us.map(|quota| (quota, config.cpu_max.period_us));
+        bandwidth.set_limit(limit, now).map_err(io::Error::other)?;
+        let listener = Listener::bind(&state_dir.join(SOCKET))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let event = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        let keeper_fd = Pidfd::open(keeper)?;
+        epoll.add(&keeper_fd, event(TOKEN_KEEPER))?;
+        epoll.add(&listener, event(TOKEN_LISTENER))?;
+        let rings = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        for fd in parts.sensor.notifiers() {
+            rings.add(fd, event(TOKEN_SENSOR))?;
+        }
+        epoll.add(&rings.0, event(TOKEN_SENSOR))?;
+        if let Some(fd) = parts.parker.notifier() {
+            epoll.add(fd, event(TOKEN_PARKER))?;
+        }
+        // The descriptor stays open, and in the epoll set, for the worker's life.
+        std::mem::forget(keeper_fd);
+        parts::quiet_memory();
+        let follow = timing::Follow::new(parts.favour, parts.mode.sensor);
+        let mut worker = Self {
+            state_dir: state_dir.to_owned(),
+            table,
+            config,
+            parts,
+            dispatch,
+            members: Members::default(),
+            bandwidth,
+            is_throttled: false,
+            meter: Meter::new(now),
+            listener,
+            clients: Vec::new(),
+            inners: Vec::new(),
+            gate: None,
+            epoll,
+            ears: events::Ears::new(rings),
+            now,
+            deadline: None,
+            leave_check: None,
+            audit: audit::Audit::default(),
+            usage: Nanos::ZERO,
+            nr_parks: 0,
+            own_cpu: process::own_cpu_time(),
+            records: Vec::with_capacity(4096),
+            actions: Vec::with_capacity(256),
+            follow,
+            restarted: None,
+            end: None,
+        };
+        worker.publish_stat(keeper);
+        worker.take_back(before);
+        Ok(worker)
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 16];
+        while self.end.is_none() {
+            let timeout = self.next_timer().map(|at| Duration::from_nanos(at.saturating_sub(self.tick_now()).0));
+            let n = process::epoll_wait(self.epoll.0.as_fd(), &mut events, timeout)?;
+            self.tick_now();
+            for event in &events[..n] {
+                match event.data() {
+                    TOKEN_KEEPER => self.end = Some(End::KeeperDied),
+                    TOKEN_LISTENER => self.accept(),
+                    TOKEN_SENSOR => {}
+                    TOKEN_PARKER => self.hear_parker(),
+                    other => {
+                        if !self.hear_link(other as i32) {
+                            self.hear(other as i32);
+                        }
+                    }
+                }
+            }
+            self.hear_sensor();
+            self.run_timers();
+            self.steer();
+        }
+        self.finish();
+        Ok(())
+    }
+
+    fn tick_now(&mut self) -> Nanos {
+        self.now = Nanos(process::now());
+        self.now
+    }
+
+    fn next_timer(&self) -> Option<Nanos> {
+        let balance = self.dispatch.policy().next_balance();
+        [self.deadline, self.leave_check, self.audit.next(), self.ears.listen_again(), balance].into_iter().flatten().min()
+    }
+
+    /// Brings the host in line with the policy.
+    fn steer(&mut self) {
+        self.dispatch.balance(self.now);
+        self.look_at_cap();
+        let is_open = !self.is_throttled && self.gate.as_ref().is_none_or(|g| g.is_open);
+        self.dispatch.set_open(is_open);
+        let mut actions = std::mem::take(&mut self.actions);
+        self.dispatch.reconcile(self.now, &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Park(id) => self.park(id),
+                Action::Resume(id) => self.resume(id),
+            }
+        }
+        self.actions = actions;
+        self.arm();
+        let phase = Phase {
+            nr_runnable: self.dispatch.policy().nr_running(),
+            nr_on_host: self.dispatch.nr_on_host(),
+            places: usize::from(self.dispatch.policy().vcpus()),
+            is_shut: !is_open,
+            cap_ppm: self.bandwidth.limit().map(|(quota, period)| quota * 1_000_000 / period.max(1)),
+        };
+        self.meter.turn(self.now, phase);
+        self.tell_outer();
+    }
+
+    fn park(&mut self, id: TaskId) {
+        let now = self.now;
+        if let Some(task) = self.members.task_mut(id) {
+            task.parked_since = Some(now);
+            task.leaving_since = now;
+        }
+        self.nr_parks += 1;
+        if self.steer_inner(id, false) {
+            return;
+        }
+        self.leave_check = Some(self.leave_check.unwrap_or(now + timing::LEAVE_CHECK).min(now + timing::LEAVE_CHECK));
+        if let Err(error) = self.parts.parker.park(id) {
+            self.lose(id, &error);
+        }
+    }
+
+    fn resume(&mut self, id: TaskId) {
+        let now = self.now;
+        if let Some(task) = self.members.task_mut(id) {
+            task.nr_switches += 1;
+            task.charged_at = now;
+            if let Some(since) = task.parked_since.take() {
+                let length = now.saturating_sub(since);
+                task.wait += length;
+                self.meter.parked(now, length.0);
+            }
+        }
+        if self.steer_inner(id, true) {
+            return;
+        }
+        if let Err(error) = self.parts.parker.resume(id) {
+            self.lose(id, &error);
+        }
+    }
+
+    /// A task cannot be parked or resumed: it has ended, or the host does not let us. Then its process leaves the group, so that at
+    /// least nothing stays parked.
+    fn lose(&mut self, id: TaskId, error: &io::Error) {
+        let Some(pid) = self.members.task(id).map(|t| t.pid) else { return };
+        if process::stat(pid).map_or(true, |s| s.is_exiting()) {
+            return;
+        }
+        tracing::warn!(pid, %error, "a member cannot be parked and leaves the group");
+        self.report(Event::Escaped { pid, reason: format!("it cannot be parked: {error}") });
+        self.release(pid);
+    }
+
+    fn hear_parker(&mut self) {
+        for outcome in self.parts.parker.outcomes() {
+            match outcome {
+                Outcome::Ready(id) => self.arrived(id),
+                Outcome::Failed(id, error) => self.lose(id, &error),
+            }
+        }
+    }
+
+    /// Tells every daemon that listens.
+    fn report(&self, event: Event) {
+        if let Ok(bytes) = serde_json::to_vec(&Message::Event(event)) {
+            for client in &self.clients {
+                // A daemon that does not read loses events, and finds the truth in the table.
+                let _ = client.try_send(&bytes);
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        let pids: Vec<i32> = self.members.processes().collect();
+        if self.end == Some(End::Dissolved) {
+            for pid in pids {
+                self.begin_release(pid);
+            }
+            self.parts.parker.settle();
+            if let Some(envelope) = &mut self.parts.envelope {
+                envelope.dissolve();
+            }
+            self.table.set_dissolved();
+            self.answer_all(&Message::Done);
+        } else {
+            self.publish();
+            for (id, _) in self.members.tasks() {
+                if self.dispatch.host_state(id) != Some(HostState::On) {
+                    let _ = self.parts.parker.resume(id);
+                }
+            }
+            self.parts.parker.settle();
+            start_keeper(&self.state_dir);
+        }
+    }
+}
+
+/// Starts another keeper, whose worker takes our place.
+fn start_keeper(state_dir: &Path) {
+    let started = std::process::Command::new("/proc/self/exe").arg(super::client::KEEPER_ARG).arg(state_dir).spawn();
+    if let Err(error) = started {
+        tracing::error!(%error, "no keeper can be started; the members run free");
+    }
+}
+
+/// Whether the group may run, by its cap.
+fn is_throttled(state: BandwidthState) -> bool {
+    matches!(state, BandwidthState::Throttled { .. })
+}

@@ -1,0 +1,94 @@
+//! The driver's parts: choosing and opening them.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use host_sys::sched::{Favour, favour_self};
+
+use crate::host::envelope::Envelope;
+use crate::host::mode::{self, Forced, Handover, Mode, Park};
+use crate::host::park::{Freezer, Parker, Stopper};
+use crate::host::proto::GroupConfig;
+use crate::host::sensor::Sensor;
+use crate::host::table::Table;
+
+/// The parts in use.
+pub(super) struct Parts {
+    pub(super) mode: Mode,
+    pub(super) sensor: Sensor,
+    pub(super) parker: Box<dyn Parker>,
+    pub(super) envelope: Option<Envelope>,
+    pub(super) favour: Favour,
+}
+
+/// What tells the cgroups of this group from those of others: the state directory's name and a hash of its place.
+pub(crate) fn tag(state_dir: &Path) -> String {
+    let hash = state_dir.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |h, &b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{:08x}", hash as u32 ^ (hash >> 32) as u32)
+}
+
+/// Chooses what this host can have, in the order of preference, with respect to what is forced.
+pub(super) fn choose(forced: &Forced) -> Mode {
+    let park = forced.park.unwrap_or_else(|| if can_freeze() { Park::Freeze } else { Park::Stop });
+    let sensor = forced.sensor.unwrap_or_else(|| {
+        if Sensor::open(mode::Sensor::Tracepoint).is_ok() { mode::Sensor::Tracepoint } else { mode::Sensor::Switch }
+    });
+    let envelope = forced.envelope.unwrap_or_else(|| {
+        if Envelope::new("probe", 0).is_ok() { mode::Envelope::Cgroup } else { mode::Envelope::None }
+    });
+    let handover = match (forced.handover, envelope) {
+        (Some(handover), _) => handover,
+        (None, mode::Envelope::Cgroup) => Handover::Overlap,
+        (None, _) => Handover::Strict,
+    };
+    Mode { park, handover, sensor, envelope }
+}
+
+/// Whether we may make cgroups in the v2 hierarchy and freeze them.
+fn can_freeze() -> bool {
+    let Some(mount) = crate::host::cgroup::v2_mount() else { return false };
+    let probe = mount.join(format!("{}probe.{}", crate::host::cgroup::PREFIX, std::process::id()));
+    let made = std::fs::create_dir(&probe).is_ok();
+    let can = made && probe.join("cgroup.freeze").exists();
+    if made {
+        let _ = std::fs::remove_dir(&probe);
+    }
+    can
+}
+
+impl Parts {
+    pub(super) fn open(tag: &str, config: &GroupConfig, table: Arc<Table>, mut mode: Mode) -> io::Result<Self> {
+        let sensor = Sensor::open(mode.sensor)?;
+        let parker: Box<dyn Parker> = match mode.park {
+            Park::Freeze => Box::new(Freezer::new(tag, table)?),
+            Park::Stop => Box::new(Stopper::new(table)),
+            Park::Ptrace => return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+        };
+        let envelope = match mode.envelope {
+            mode::Envelope::Cgroup => Some(Envelope::new(tag, config.nice)?),
+            mode::Envelope::Autogroup | mode::Envelope::None => None,
+        };
+        if envelope.is_none() && config.forced.handover.is_none() {
+            mode.handover = Handover::Strict;
+        }
+        Ok(Self { mode, sensor, parker, envelope, favour: favour_self() })
+    }
+
+    /// Goes on without an envelope, from now with strict handover.
+    pub(super) fn give_up_envelope(&mut self) {
+        if let Some(mut envelope) = self.envelope.take() {
+            envelope.dissolve();
+        }
+        self.mode.envelope = mode::Envelope::None;
+        self.mode.handover = Handover::Strict;
+    }
+}
+
+/// Keeps the worker's memory resident, as far as that is allowed: a page fault at the wrong moment holds everybody up.
+pub(super) fn quiet_memory() {
+    use nix::sys::mman::{MlockAllFlags, mlockall};
+    let _ = mlockall(MlockAllFlags::MCL_CURRENT);
+}

@@ -1,0 +1,175 @@
+//! Charging, slices, the cap, and on which CPU the worker itself runs.
+
+use host_sys::sched::Favour;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::Worker;
+use crate::bandwidth::BandwidthState;
+use crate::host::mode;
+use crate::types::{Nanos, Sleep, TaskId};
+
+/// How long after a task was told to leave it is looked at, in case that the sensor has missed it.
+pub(super) const LEAVE_CHECK: Nanos = Nanos::from_millis(8);
+
+/// A timer is never set for less: what is over by then is charged all the same.
+const SHORTEST: Nanos = Nanos::from_micros(60);
+
+impl Worker {
+    /// Charges a task for what it used since it was charged last.
+    pub(super) fn charge(&mut self, id: TaskId) {
+        let Some(task) = self.members.task_mut(id) else { return };
+        let ran = task.clock.step();
+        let length = self.now.saturating_sub(task.charged_at);
+        task.charged_at = self.now;
+        task.usage += ran;
+        if length >= Nanos::from_micros(200) {
+            let rate = (ran.0 as f64 / length.0 as f64).clamp(0.02, 1.0);
+            task.rate = (task.rate + rate) / 2.0;
+        }
+        if ran == Nanos::ZERO {
+            return;
+        }
+        self.usage += ran;
+        self.meter.got(self.now, ran.0);
+        self.bandwidth.charge(ran, self.now);
+        if let Err(error) = self.dispatch.charge(id, ran, self.now) {
+            tracing::debug!(%error, "charge");
+        }
+    }
+
+    /// Charges everybody on the host's runqueue.
+    pub(super) fn charge_running(&mut self) {
+        for i in 0..self.dispatch.on().len() {
+            let id = self.dispatch.on()[i];
+            if !self.query_inner(id) {
+                self.charge(id);
+            }
+        }
+        for i in 0..self.dispatch.leaving().len() {
+            self.charge(self.dispatch.leaving()[i]);
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn run_timers(&mut self) {
+        if self.deadline.is_some_and(|at| at <= self.now) {
+            self.charge_running();
+        }
+        if self.leave_check.is_some_and(|at| at <= self.now) {
+            self.check_leaving();
+        }
+        if self.audit.next().is_some_and(|at| at <= self.now) {
+            self.run_audit();
+        }
+    }
+
+    /// Looks at those who were told to leave and of whom nothing was heard.
+    fn check_leaving(&mut self) {
+        let leaving = self.dispatch.leaving().to_vec();
+        for id in leaving {
+            // A nested group's worker says itself when it is out.
+            if !self.is_inner(id) && self.parts.parker.is_out(id) {
+                self.went_out(id, Sleep::Interruptible);
+            }
+        }
+        self.leave_check = (!self.dispatch.leaving().is_empty()).then_some(self.now + LEAVE_CHECK);
+    }
+
+    /// A task left the host's runqueue.
+    pub(super) fn went_out(&mut self, id: TaskId, how: Sleep) {
+        self.charge(id);
+        let parker = &mut self.parts.parker;
+        if let Err(error) = self.dispatch.out(id, how, self.now, || parker.cancel(id)) {
+            tracing::debug!(%error, "out");
+        }
+        if self.dispatch.host_state(id) == Some(super::HostState::Asleep)
+            && let Some(task) = self.members.task_mut(id)
+        {
+            task.parked_since = None;
+        }
+        if self.dispatch.leaving().is_empty() {
+            self.leave_check = None;
+        }
+    }
+
+    /// Looks at the cap, and sets the timer for whatever ends first: a slice, the cap's budget, the cap's stop.
+    pub(super) fn arm(&mut self) {
+        let mut deadline = Nanos::MAX;
+        for (vcpu, id) in self.dispatch.currents() {
+            let Some(budget) = self.dispatch.policy().budget(vcpu) else { continue };
+            if self.dispatch.host_state(id) == Some(super::HostState::On)
+                && let Some(task) = self.members.task(id)
+            {
+                deadline = deadline.min(task.charged_at.saturating_add(Nanos((budget.0 as f64 / task.rate) as u64)));
+            }
+        }
+        if self.bandwidth.limit().is_some() {
+            match self.bandwidth.state(self.now) {
+                BandwidthState::Throttled { until } => deadline = deadline.min(until),
+                BandwidthState::Running { budget } => {
+                    // What is used at the same time by all who run, from the last charge on.
+                    let (mut rate, mut since) = (0.0, Nanos::ZERO);
+                    for task in self.dispatch.on().iter().filter_map(|&id| self.members.task(id)) {
+                        // Others on the host may stop taking their part at any moment, and what is used too much now is a long stop
+                        // later: looking too early is cheaper.
+                        rate += task.rate.max(0.7) * f64::from(task.nr_runnable.max(1));
+                        since = since.max(task.charged_at);
+                    }
+                    if rate > 0.0 && budget != Nanos::MAX {
+                        deadline = deadline.min(since.saturating_add(Nanos((budget.0 as f64 / rate) as u64)));
+                    }
+                }
+            }
+        }
+        self.deadline = (deadline != Nanos::MAX).then(|| deadline.max(self.now + SHORTEST));
+        self.audit.arm(self.now, self.dispatch.policy().nr_running() > 0);
+    }
+
+    /// Whether the cap stops the group now; settles the meter when that changes.
+    pub(super) fn look_at_cap(&mut self) {
+        if self.bandwidth.limit().is_none() {
+            self.is_throttled = false;
+            return;
+        }
+        let was = self.is_throttled;
+        self.is_throttled = super::is_throttled(self.bandwidth.state(self.now));
+        if was && !self.is_throttled {
+            self.meter.settle_cap(self.now);
+        }
+    }
+}
+
+/// Keeps the worker on the CPU on which its members run: there its wake-ups are cheap, and what the members used is exact.
+#[derive(Debug)]
+pub(super) struct Follow {
+    is_wanted: bool,
+    cpu: Option<i32>,
+    nr_elsewhere: u32,
+}
+
+impl Follow {
+    /// A worker that cannot be favoured, or whose sensor would report its own preemptions back to it, stays where the host puts it.
+    pub(super) fn new(favour: Favour, sensor: mode::Sensor) -> Self {
+        let is_wanted = favour != Favour::None && sensor == mode::Sensor::Tracepoint;
+        Self { is_wanted, cpu: None, nr_elsewhere: 0 }
+    }
+
+    /// A record came from this CPU.
+    pub(super) fn saw(&mut self, cpu: i32) {
+        const PATIENCE: u32 = 8;
+        if !self.is_wanted || self.cpu == Some(cpu) {
+            self.nr_elsewhere = 0;
+            return;
+        }
+        self.nr_elsewhere += 1;
+        if self.nr_elsewhere < PATIENCE && self.cpu.is_some() {
+            return;
+        }
+        self.nr_elsewhere = 0;
+        let mut set = CpuSet::new();
+        if set.set(cpu as usize).is_ok() && sched_setaffinity(Pid::from_raw(0), &set).is_ok() {
+            self.cpu = Some(cpu);
+        }
+    }
+}
