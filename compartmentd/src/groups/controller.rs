@@ -1,0 +1,194 @@
+//! All groups, and what may be asked about them. Changes are in the sibling modules, one per verb.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use guest_sched::host::Forced;
+use parking_lot::Mutex;
+
+use super::driver::Launcher;
+use super::group::{Group, GroupId};
+use super::host::{Host, Process};
+use super::journal::Journal;
+use super::reserve::Reservations;
+use super::tables::Tables;
+use crate::errno::{Refusal, Why};
+use crate::notices::{Notice, Notices};
+use crate::supervise::StateRoot;
+
+/// What a controller is made of.
+pub struct Setup {
+    /// The processes.
+    pub host: Arc<dyn Host>,
+    /// Starts workers.
+    pub launcher: Arc<dyn Launcher>,
+    /// Where what happens is written.
+    pub journal: Arc<Journal>,
+    /// Where changes are told.
+    pub notices: Notices,
+    /// Where groups are kept.
+    pub state: StateRoot,
+    /// The driver's parts for new groups.
+    pub forced: Forced,
+}
+
+/// Holds all groups. Shared; every method may be called from several threads.
+pub struct Controller {
+    pub(super) host: Arc<dyn Host>,
+    pub(super) launcher: Arc<dyn Launcher>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) notices: Notices,
+    pub(super) state: StateRoot,
+    pub(super) forced: Forced,
+    pub(super) tables: Mutex<Tables>,
+    pub(super) nesting: Mutex<()>,
+    pub(super) moves: Reservations,
+}
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller").field("tables", &self.tables).finish_non_exhaustive()
+    }
+}
+
+impl Controller {
+    /// Makes a controller without groups.
+    pub fn new(setup: Setup) -> Arc<Self> {
+        let Setup { host, launcher, journal, notices, state, forced } = setup;
+        Arc::new(Self {
+            host,
+            launcher,
+            journal,
+            notices,
+            state,
+            forced,
+            tables: Mutex::default(),
+            nesting: Mutex::default(),
+            moves: Reservations::default(),
+        })
+    }
+
+    /// Gives the processes of the host.
+    pub fn host(&self) -> &dyn Host {
+        &*self.host
+    }
+
+    /// Gives the logs.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Gives a group.
+    ///
+    /// # Errors
+    /// ENOENT if there is none (any more), and for group 0, which has no worker.
+    pub fn group(&self, id: GroupId) -> Result<Arc<Group>, Refusal> {
+        self.tables
+            .lock()
+            .group(id)
+            .ok_or_else(|| Refusal::new(Why::Missing, "there is no such group (any more)"))
+    }
+
+    /// Finds a group other than 0 by its name.
+    pub fn group_named(&self, name: &str) -> Option<Arc<Group>> {
+        self.tables.lock().by_name(name)
+    }
+
+    /// Lists the groups other than 0.
+    pub fn groups(&self) -> Vec<Arc<Group>> {
+        self.tables.lock().groups()
+    }
+
+    /// Gives the name of a group for people.
+    pub fn name_of(&self, id: GroupId) -> String {
+        if id == GroupId::HOST {
+            "0".into()
+        } else {
+            self.group(id).map_or_else(|_| "?".into(), |g| g.name.clone())
+        }
+    }
+
+    /// Finds a process that has not ended and the group it is in.
+    pub fn locate(&self, pid: i32) -> Option<(Process, GroupId)> {
+        let process = self.host.process(pid)?;
+        Some((process, self.group_of(&process)))
+    }
+
+    /// Gives the group a process is in.
+    pub fn group_of(&self, process: &Process) -> GroupId {
+        let mut tables = self.tables.lock();
+        match tables.membership(process.pid) {
+            Some(m) if m.start_time == process.start_time => m.group,
+            Some(m) => {
+                // The number belongs to another process now; its worker has not told yet.
+                tables.take(process.pid);
+                drop(tables);
+                self.notices.post(Notice::Member { group: m.group, pid: process.pid });
+                GroupId::HOST
+            }
+            None => GroupId::HOST,
+        }
+    }
+
+    /// Lists the processes of a group. One look into `/proc` for each; for group 0 one per process of the host.
+    pub fn members(&self, id: GroupId) -> Vec<Process> {
+        if id != GroupId::HOST {
+            let pids = self.tables.lock().pids(id);
+            return pids
+                .into_iter()
+                .filter_map(|pid| self.locate(pid))
+                .filter_map(|(process, group)| (group == id).then_some(process))
+                .collect();
+        }
+        let grouped: HashSet<i32> = self.tables.lock().members().keys().copied().collect();
+        let pids = self.host.pids().into_iter().filter(|pid| !grouped.contains(pid));
+        pids.filter_map(|pid| self.host.process(pid)).collect()
+    }
+
+    /// Counts the processes of a group, as far as is known.
+    pub(super) fn nr_members(&self, id: GroupId) -> usize {
+        self.tables.lock().pids(id).len()
+    }
+
+    /// Finds the group that a process represents.
+    pub fn represented_by(&self, pid: i32) -> Option<Arc<Group>> {
+        self.groups().into_iter().find(|group| group.representative() == Some(pid))
+    }
+
+    /// Says why a process can be in no group, if so: it belongs to the kernel or to us.
+    pub(super) fn unmovable(&self, process: &Process) -> Option<&'static str> {
+        if process.is_kernel_thread {
+            return Some("a kernel thread");
+        }
+        if process.pid == std::process::id() as i32 {
+            return Some("the daemon itself");
+        }
+        if process.pid == 1 {
+            return Some("the init process");
+        }
+        self.groups().iter().filter_map(|group| group.driver().ok()).find_map(|driver| {
+            let stat = driver.stat();
+            match process.pid {
+                pid if pid == stat.keeper_pid => Some("a keeper"),
+                pid if pid == stat.worker_pid => Some("a worker"),
+                _ => None,
+            }
+        })
+    }
+
+    /// Gives who owns a process's entry: the owner of the group it represents, else the user who may control it, else root.
+    pub fn owner_of(&self, process: &Process) -> (u32, u32) {
+        if let Some(group) = self.represented_by(process.pid) {
+            return group.owner();
+        }
+        match self.host.creds(process.pid) {
+            Some(creds) => creds.controller().map_or((0, 0), |uid| (uid, creds.gid)),
+            None => (0, 0),
+        }
+    }
+
+    /// Takes the exit status of keepers that have ended.
+    pub fn reap(&self) {
+        self.launcher.reap();
+    }
+}

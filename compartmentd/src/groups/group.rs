@@ -1,0 +1,177 @@
+//! One group.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guest_sched::host::GroupConfig;
+use parking_lot::{Mutex, RwLock};
+
+use super::driver::Driver;
+use super::task::View;
+use crate::errno::{Refusal, Why};
+
+/// A group's number inside the daemon: never used again, unlike its name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct GroupId(pub u32);
+
+impl GroupId {
+    /// The host's own scheduler.
+    pub const HOST: Self = Self(0);
+}
+
+/// The process that holds a group made by reading.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Holder {
+    /// Its PID, which is the group's name and representative.
+    pub pid: i32,
+    /// Its start time.
+    pub start_time: u64,
+}
+
+/// Whether a group may be changed. Moves into a group hold this for reading, its removal for writing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// It may.
+    Alive,
+    /// It is being removed, or is.
+    Removing,
+}
+
+/// Where a group is nested.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Nested {
+    pub(super) outer: GroupId,
+    /// The representative's PID at that time: the outer worker's name for this group.
+    pub(super) pid: i32,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct GroupSetup {
+    pub(super) config: GroupConfig,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) holder: Option<Holder>,
+    pub(super) nested: Option<Nested>,
+}
+
+pub(super) struct Cache {
+    at: Instant,
+    view: Arc<View>,
+}
+
+/// A group other than 0.
+pub struct Group {
+    /// Its number.
+    pub id: GroupId,
+    /// Its name in the tree.
+    pub name: String,
+    /// Its state directory.
+    pub dir: PathBuf,
+    pub(super) phase: RwLock<Phase>,
+    pub(super) tuning: Mutex<()>,
+    pub(super) setup: Mutex<GroupSetup>,
+    pub(super) driver: RwLock<Option<Arc<dyn Driver>>>,
+    pub(super) cache: Mutex<Option<Cache>>,
+}
+
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// How old what is shown of a group may be: its worker is asked no more often.
+const FRESH: Duration = Duration::from_millis(20);
+
+impl Group {
+    pub(super) fn new(id: GroupId, dir: PathBuf, setup: GroupSetup) -> Self {
+        Self {
+            id,
+            name: setup.config.name.clone(),
+            dir,
+            phase: RwLock::new(Phase::Alive),
+            tuning: Mutex::new(()),
+            setup: Mutex::new(setup),
+            driver: RwLock::new(None),
+            cache: Mutex::new(None),
+        }
+    }
+
+    /// Gives its worker.
+    ///
+    /// # Errors
+    /// EBUSY while there is none: it is starting, or being started again.
+    pub fn driver(&self) -> Result<Arc<dyn Driver>, Refusal> {
+        let driver = self.driver.read().clone();
+        driver.ok_or_else(|| {
+            Refusal::new(Why::Busy, format!("the worker of group {} is being started", self.name))
+        })
+    }
+
+    /// Gives what is set of it.
+    pub fn config(&self) -> GroupConfig {
+        self.setup.lock().config.clone()
+    }
+
+    /// Gives its owner and the owner's group.
+    pub fn owner(&self) -> (u32, u32) {
+        let setup = self.setup.lock();
+        (setup.uid, setup.gid)
+    }
+
+    /// Gives the process that holds it, if it was made by reading.
+    pub fn holder(&self) -> Option<Holder> {
+        self.setup.lock().holder
+    }
+
+    /// Gives the group that it is nested in.
+    pub fn outer(&self) -> Option<GroupId> {
+        self.setup.lock().nested.map(|nested| nested.outer)
+    }
+
+    pub(super) fn nested(&self) -> Option<Nested> {
+        self.setup.lock().nested
+    }
+
+    /// Gives the process that stands for it on the host: its holder, else its worker.
+    pub fn representative(&self) -> Option<i32> {
+        match self.holder() {
+            Some(holder) => Some(holder.pid),
+            None => self.driver().ok().map(|driver| driver.stat().worker_pid).filter(|pid| *pid > 0),
+        }
+    }
+
+    /// Shows it as it is, at most 20 ms ago. What a worker that does not answer published last is better than nothing.
+    ///
+    /// # Errors
+    /// EBUSY while there is no worker.
+    pub fn view(&self) -> Result<Arc<View>, Refusal> {
+        let driver = self.driver()?;
+        let mut cache = self.cache.lock();
+        if let Some(Cache { at, view }) = &*cache
+            && at.elapsed() < FRESH
+        {
+            return Ok(view.clone());
+        }
+        if let Err(error) = driver.sync() {
+            tracing::debug!(group = self.name, %error, "a worker did not bring its table up to date");
+        }
+        let view = Arc::new(View::from(driver.snapshot()));
+        *cache = Some(Cache { at: Instant::now(), view: view.clone() });
+        Ok(view)
+    }
+
+    /// Has the next look see what was just changed.
+    pub(super) fn forget_view(&self) {
+        *self.cache.lock() = None;
+    }
+
+    pub(super) fn is_removing(&self) -> bool {
+        *self.phase.read() == Phase::Removing
+    }
+
+    pub(super) fn being_removed(&self) -> Refusal {
+        Refusal::new(Why::Busy, format!("group {} is being removed", self.name))
+    }
+}

@@ -1,0 +1,60 @@
+//! Whether keeper and worker of a group live.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use guest_sched::host::client::KEEPER_ARG;
+use guest_sched::host::table::Table;
+use host_sys::process;
+
+/// How long a living keeper may take to start another worker.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Says whether `pid` is the living keeper or worker of the group in `dir`: both have that directory among their arguments, so
+/// that a number that belongs to somebody else by now is not taken for them.
+pub fn is_alive(pid: i32, dir: &Path) -> bool {
+    if pid <= 0 || process::stat(pid).map_or(true, |stat| stat.is_dead()) {
+        return false;
+    }
+    let args = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    args.split(|b| *b == 0).any(|arg| arg == dir.as_os_str().as_bytes())
+}
+
+/// Lists the living keepers and workers of the group in `dir`, by looking at every process. A worker whose keeper has died starts
+/// another one and ends: for a moment the table names neither.
+pub fn processes_of(dir: &Path) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| is_keeper(*pid) && is_alive(*pid, dir)).collect()
+}
+
+/// Whether the process was started as a keeper (workers are forked from keepers).
+fn is_keeper(pid: i32) -> bool {
+    let args = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    args.split(|b| *b == 0).nth(1) == Some(KEEPER_ARG.as_bytes())
+}
+
+/// Waits until the group in `dir` has a living worker, started by its keeper if need be.
+///
+/// # Errors
+/// ESRCH as soon as keeper and worker are both dead; `TimedOut`.
+pub fn wait_for_worker(dir: &Path) -> io::Result<()> {
+    let table = Table::open(dir).map_err(io::Error::other)?;
+    let deadline = Instant::now() + RESTART_TIMEOUT;
+    loop {
+        let stat = table.stat();
+        if is_alive(stat.worker_pid, dir) {
+            return Ok(());
+        }
+        if !is_alive(stat.keeper_pid, dir) && processes_of(dir).is_empty() {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        if Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
