@@ -3,6 +3,9 @@
 //! *Warm*: `n` tasks are runnable, the events are about the same 64 of them. *Cold*: a million tasks are
 //! runnable, each event is about another one in random order, so that nothing of it is in a cache.
 //!
+//! `machine/chase` is what one dependent access to a 64-byte line costs at the same sizes: what a cold event cannot be
+//! faster than, and how busy the machine is.
+//!
 //! `turn` is a charge that ends a slice, and the pick that follows: each pick chooses another task.
 
 use std::hint::black_box;
@@ -152,7 +155,38 @@ fn events(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, n: u32, label: &
     group.bench_function(format!("turn/{label}"), |b| b.iter(|| guest.turn()));
 }
 
+/// A line that names the next one.
+#[repr(align(64))]
+#[derive(Clone)]
+struct Line(u32);
+
+/// Follows a ring of `n` lines in random order.
+fn chase(criterion: &mut Criterion, n: u32, label: &str) {
+    let mut order: Vec<_> = (0..n).map(TaskId).collect();
+    shuffle(&mut order);
+    let mut lines = vec![Line(0); n as usize];
+    for pair in order.windows(2) {
+        lines[pair[0].index()] = Line(pair[1].0);
+    }
+    if let (Some(first), Some(last)) = (order.first(), order.last()) {
+        lines[last.index()] = Line(first.0);
+    }
+    let mut at = 0;
+    criterion.bench_function(&format!("machine/chase/{label}"), |b| {
+        b.iter(|| {
+            at = lines[at as usize].0;
+            black_box(at)
+        });
+    });
+}
+
 fn hot_paths(criterion: &mut Criterion) {
+    chase(criterion, WARM as u32, "64_warm");
+    chase(criterion, COLD_TASKS, "1000000_cold");
+    events_of_all(criterion);
+}
+
+fn events_of_all(criterion: &mut Criterion) {
     for name in POLICIES {
         let mut group = criterion.benchmark_group(name);
         for n in [10, 1_000, 100_000] {

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             Some(("vcpus", v)) => config.vcpus = v.parse().unwrap_or(1),
             Some(("quota", v)) => config.cpu_max.quota_us = v.parse().ok(),
             Some(("policy", v)) => config.policy = v.into(),
-            _ => config.forced = format!("{option}").replace(',', " ").parse().expect("a mode"),
+            _ => config.forced = option.replace(',', " ").parse().expect("a mode"),
         }
     }
     let dir = std::env::temp_dir().join(format!("session-{}", std::process::id()));

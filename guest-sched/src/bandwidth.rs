@@ -339,6 +339,15 @@ mod tests {
     }
 
     #[test]
+    fn idle_time_is_not_kept_longer_if_nobody_asks_for_the_state() {
+        let mut bandwidth = Bandwidth::new(10_000, 100_000).unwrap();
+        let now = Nanos::from_secs(3600);
+        bandwidth.charge(Nanos(1), now);
+        bandwidth.charge(Nanos::from_millis(2), now);
+        assert_eq!(bandwidth.stats(now).nr_throttled, 1);
+    }
+
+    #[test]
     fn deep_debt_is_waited_off() {
         let mut bandwidth = Bandwidth::new(10_000, 100_000).unwrap();
         bandwidth.charge(Nanos::from_millis(100), Nanos::from_millis(100));

@@ -452,3 +452,40 @@ fn set_slice_scales_the_table() {
         assert_eq!(guest.policy.info(TaskId(id)).unwrap().slice_left, Nanos::from_micros(us));
     }
 }
+
+#[test]
+fn sleep_of_exactly_the_ceiling_is_an_ordinary_one() {
+    let mut guest = Guest::new();
+    guest.policy.add(A, nice(0), guest.now).unwrap();
+    guest.now += ms(799);
+    let _ = guest.policy.wake(A, Waker::Task, guest.now).unwrap();
+    guest.now += ms(100);
+    guest.pick();
+    assert_eq!(avg(&guest, A), ms(829), "waiting still counts");
+}
+
+#[test]
+fn debt_of_exactly_a_slice_passes_one_turn() {
+    let mut guest = Guest::new();
+    guest.hog(A, nice(0));
+    guest.hog(B, nice(0));
+    guest.pick();
+    let _ = guest.run(ms(200));
+    let mut turns = Vec::new();
+    for _ in 0..3 {
+        turns.push(guest.pick().unwrap());
+        let _ = guest.run(ms(100));
+    }
+    assert_eq!(turns, [B, B, A]);
+}
+
+#[test]
+fn expired_current_is_told_to_go_at_every_charge() {
+    let mut guest = Guest::new();
+    guest.hog(A, nice(0));
+    guest.hog(B, nice(0));
+    guest.pick();
+    assert_eq!(guest.run(ms(100)), Resched::on(V0));
+    assert_eq!(guest.run(Nanos(1)), Resched::on(V0), "the driver has not picked yet");
+    assert_eq!(guest.pick(), Some(B));
+}

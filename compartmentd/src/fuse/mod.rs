@@ -7,7 +7,7 @@
 //! - [`Mounted`]: a mount with its threads.
 //!
 //! fuser refuses FUSE_INTERRUPT, so a killed reader of a stream would stay for ever: waiting reads are answered with EINTR every 200 ms
-//! ([`handles::TICK`]), which `cat` and every other program that retries does not notice.
+//! (`handles::TICK`), which `cat` and every other program that retries does not notice.
 
 mod filesystem;
 mod handles;

@@ -14,7 +14,7 @@ use crate::notices::Notice;
 use crate::supervise::mount::SUBTYPE;
 
 /// Threads that answer requests: some may wait for a worker.
-const THREADS: usize = 4;
+const THREADS: usize = 8;
 
 /// A served mount; unmounted when dropped.
 pub struct Mounted {

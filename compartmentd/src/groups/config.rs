@@ -106,7 +106,7 @@ impl Controller {
         if *group.phase.read() == super::group::Phase::Removing {
             return Err(group.being_removed());
         }
-        match self.represented_by(process.pid) {
+        match self.represented_by(process) {
             Some(inner) => self.check_owns(caller, inner.id),
             None => caller.check_controls(&*self.host, process.pid),
         }

@@ -73,6 +73,11 @@ impl Controller {
         &*self.host
     }
 
+    /// Gives where groups are kept.
+    pub fn state(&self) -> &StateRoot {
+        &self.state
+    }
+
     /// Gives the logs.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
@@ -151,8 +156,8 @@ impl Controller {
     }
 
     /// Finds the group that a process represents.
-    pub fn represented_by(&self, pid: i32) -> Option<Arc<Group>> {
-        self.groups().into_iter().find(|group| group.representative() == Some(pid))
+    pub fn represented_by(&self, process: &Process) -> Option<Arc<Group>> {
+        self.groups().into_iter().find(|group| group.is_represented_by(process))
     }
 
     /// Says why a process can be in no group, if so: it belongs to the kernel or to us.
@@ -178,7 +183,7 @@ impl Controller {
 
     /// Gives who owns a process's entry: the owner of the group it represents, else the user who may control it, else root.
     pub fn owner_of(&self, process: &Process) -> (u32, u32) {
-        if let Some(group) = self.represented_by(process.pid) {
+        if let Some(group) = self.represented_by(process) {
             return group.owner();
         }
         match self.host.creds(process.pid) {

@@ -115,6 +115,10 @@ impl Controller {
         for dir in self.state.dirs() {
             match self.adopt(&dir) {
                 Ok((group, outer)) => nested.extend(outer.map(|outer| (group, outer))),
+                Err(_) if StateDir::is_stillborn(&dir) => {
+                    tracing::warn!(dir = %dir.display(), "removing a group that never came to life");
+                    let _ = std::fs::remove_dir_all(&dir);
+                }
                 Err(error) => tracing::error!(dir = %dir.display(), %error, "a group cannot be taken over"),
             }
         }

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use guest_sched::host::GroupConfig;
 use parking_lot::{Mutex, RwLock};
 
 use super::driver::Driver;
+use super::host::Process;
 use super::task::View;
 use crate::errno::{Refusal, Why};
 
@@ -55,9 +57,24 @@ pub(super) struct GroupSetup {
     pub(super) nested: Option<Nested>,
 }
 
+/// Has a worker bring its table up to date; `None` if it does not answer in time. The thread that goes on waiting then ends with the
+/// client's own patience.
+fn sync_in_time(driver: &Arc<dyn Driver>) -> Option<Result<(), Refusal>> {
+    let (tx, rx) = channel();
+    let asked = driver.clone();
+    let spawned = std::thread::Builder::new().name("sync".into()).spawn(move || tx.send(asked.sync()));
+    match spawned {
+        Ok(_) => rx.recv_timeout(PATIENCE).ok(),
+        Err(_) => Some(driver.sync()),
+    }
+}
+
+/// What was shown last.
 pub(super) struct Cache {
     at: Instant,
-    view: Arc<View>,
+    view: Option<Arc<View>>,
+    /// Since when its worker does not answer.
+    silent_since: Option<Instant>,
 }
 
 /// A group other than 0.
@@ -72,7 +89,7 @@ pub struct Group {
     pub(super) tuning: Mutex<()>,
     pub(super) setup: Mutex<GroupSetup>,
     pub(super) driver: RwLock<Option<Arc<dyn Driver>>>,
-    pub(super) cache: Mutex<Option<Cache>>,
+    pub(super) cache: Mutex<Cache>,
 }
 
 impl std::fmt::Debug for Group {
@@ -83,6 +100,10 @@ impl std::fmt::Debug for Group {
 
 /// How old what is shown of a group may be: its worker is asked no more often.
 const FRESH: Duration = Duration::from_millis(20);
+/// A worker that takes longer than this to answer is stopped or hangs.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long such a worker is not asked again.
+const SILENCE: Duration = Duration::from_secs(5);
 
 impl Group {
     pub(super) fn new(id: GroupId, dir: PathBuf, setup: GroupSetup) -> Self {
@@ -94,7 +115,7 @@ impl Group {
             tuning: Mutex::new(()),
             setup: Mutex::new(setup),
             driver: RwLock::new(None),
-            cache: Mutex::new(None),
+            cache: Mutex::new(Cache { at: Instant::now(), view: None, silent_since: None }),
         }
     }
 
@@ -142,29 +163,50 @@ impl Group {
         }
     }
 
+    /// Says whether a process stands for it. A holder's number may belong to another process by now, if something else holds the group
+    /// open for it.
+    pub(super) fn is_represented_by(&self, process: &Process) -> bool {
+        match self.holder() {
+            Some(holder) => (holder.pid, holder.start_time) == (process.pid, process.start_time),
+            None => self.representative() == Some(process.pid),
+        }
+    }
+
     /// Shows it as it is, at most 20 ms ago. What a worker that does not answer published last is better than nothing.
     ///
     /// # Errors
     /// EBUSY while there is no worker.
     pub fn view(&self) -> Result<Arc<View>, Refusal> {
         let driver = self.driver()?;
-        let mut cache = self.cache.lock();
-        if let Some(Cache { at, view }) = &*cache
-            && at.elapsed() < FRESH
+        // Somebody else may be waiting for a worker that does not answer: then what it published last has to do.
+        let Some(mut cache) = self.cache.try_lock_for(PATIENCE) else {
+            return Ok(Arc::new(View::from(driver.snapshot())));
+        };
+        if let Some(view) = &cache.view
+            && cache.at.elapsed() < FRESH
         {
             return Ok(view.clone());
         }
-        if let Err(error) = driver.sync() {
-            tracing::debug!(group = self.name, %error, "a worker did not bring its table up to date");
+        if cache.silent_since.is_none_or(|since| since.elapsed() > SILENCE) {
+            match sync_in_time(&driver) {
+                Some(Ok(())) => cache.silent_since = None,
+                Some(Err(error)) => {
+                    tracing::debug!(group = self.name, %error, "a worker did not bring its table up to date");
+                }
+                None => cache.silent_since = Some(Instant::now()),
+            }
         }
         let view = Arc::new(View::from(driver.snapshot()));
-        *cache = Some(Cache { at: Instant::now(), view: view.clone() });
+        cache.at = Instant::now();
+        cache.view = Some(view.clone());
         Ok(view)
     }
 
     /// Has the next look see what was just changed.
     pub(super) fn forget_view(&self) {
-        *self.cache.lock() = None;
+        if let Some(mut cache) = self.cache.try_lock_for(PATIENCE) {
+            cache.view = None;
+        }
     }
 
     pub(super) fn is_removing(&self) -> bool {

@@ -17,6 +17,8 @@ use crate::tree::values::escape;
 
 const EVENTS_MAX: usize = 4_096;
 const ERRORS_MAX: usize = 512;
+/// Events that come by the thousand: not for the daemon's own log.
+const PER_OPERATION: [&str; 4] = ["forked", "exited", "executed", "moved"];
 /// How much of a refused value is kept.
 const VALUE_SHOWN: usize = 128;
 
@@ -105,7 +107,11 @@ impl Journal {
         for (key, value) in words {
             let _ = write!(text, " {key}={}", escape(value.to_string().as_bytes()));
         }
-        tracing::info!(target: "compartmentd::events", "{text}");
+        if PER_OPERATION.contains(&event) {
+            tracing::debug!(target: "compartmentd::events", "{text}");
+        } else {
+            tracing::info!(target: "compartmentd::events", "{text}");
+        }
         text.push('\n');
         self.events.lock().push(Line { uids, text }, EVENTS_MAX);
         self.notices.post(Notice::Streams);

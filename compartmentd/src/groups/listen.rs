@@ -86,7 +86,12 @@ impl Controller {
             }
         }
         for (pid, task) in &view.tasks {
-            tables.put(*pid, task.start_time, group.id);
+            // What stands for a nested group is known better here than by the worker.
+            let known = tables.membership(*pid).filter(|m| m.group == group.id).map(|m| m.start_time);
+            let is_right = |start| self.host.process(*pid).is_some_and(|process| process.start_time == start);
+            if !known.is_some_and(is_right) {
+                tables.put(*pid, task.start_time, group.id);
+            }
         }
     }
 

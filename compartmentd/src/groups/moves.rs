@@ -30,7 +30,7 @@ impl Controller {
                 format!("process {pid} is in group {} by now", self.name_of(current)),
             ));
         }
-        if let Some(inner) = self.represented_by(pid) {
+        if let Some(inner) = self.represented_by(&process) {
             return self.move_representative(caller, &inner, &process, to);
         }
         if let Some(what) = self.unmovable(&process) {

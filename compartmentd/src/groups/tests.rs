@@ -312,6 +312,17 @@ fn held_group_is_busy_for_rmdir_and_for_a_second_hold() {
 }
 
 #[test]
+fn holder_whose_number_is_reused_stands_for_nothing() {
+    let world = World::new();
+    let (held, other) = (world.held(100, 0), world.group(&ROOT, "other"));
+
+    world.host.change(100, |process| process.start_time += 1);
+
+    assert_eq!(world.put(100, &other), Ok(()));
+    assert_eq!((held.outer(), world.worker(&other).pids()), (None, vec![100]));
+}
+
+#[test]
 fn children_and_exits_reported_change_the_index() {
     let world = World::new();
     let a = world.group(&ROOT, "a");

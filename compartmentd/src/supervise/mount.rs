@@ -39,11 +39,27 @@ pub fn prepare(at: &Path) -> io::Result<PathBuf> {
 /// Says whether a tree of ours is mounted at a place, served or not.
 pub fn is_mounted(at: &Path) -> bool {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let wanted = at.to_string_lossy().replace(' ', "\\040");
-    text.lines().any(|line| {
-        let is_ours =
-            line.split_once(" - ").is_some_and(|(_, r)| r.split(' ').next() == Some("fuse.compartments"));
-        is_ours && line.split(' ').nth(4) == Some(&wanted)
+    text.lines().any(|line| is_our_mount(line, at))
+}
+
+/// Whether a line of `mountinfo` is a tree of ours at a place: of type `fuse` with our name as its source (mounted by root), or of type
+/// `fuse.NAME` (by `fusermount3`).
+fn is_our_mount(line: &str, at: &Path) -> bool {
+    let Some((left, right)) = line.split_once(" - ") else { return false };
+    let mut right = right.split(' ');
+    let (Some(kind), Some(source)) = (right.next(), right.next()) else { return false };
+    let is_ours = kind.strip_prefix("fuse.") == Some(SUBTYPE) || (kind == "fuse" && source == SUBTYPE);
+    is_ours && left.split(' ').nth(4) == Some(&escaped(at))
+}
+
+/// Writes a path as `mountinfo` does.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().chars().fold(String::new(), |mut out, c| {
+        match c {
+            ' ' | '\t' | '\n' | '\\' => out.push_str(&format!("\\{:03o}", u32::from(c))),
+            _ => out.push(c),
+        }
+        out
     })
 }
 
@@ -63,5 +79,25 @@ pub fn detach(at: &Path) -> io::Result<()> {
             if done.success() { Ok(()) } else { Err(Errno::EPERM.into()) }
         }
         Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_ours_are_told_from_others() {
+        let at = Path::new("/run/a b");
+        for (ours, line) in [
+            (true, "36 25 0:32 / /run/a\\040b rw,nosuid shared:7 - fuse compartments rw,user_id=0"),
+            (true, "36 25 0:32 / /run/a\\040b rw - fuse.compartments compartments rw"),
+            (false, "36 25 0:32 / /run/a rw - fuse compartments rw"),
+            (false, "36 25 0:32 / /run/a\\040b rw - fuse sshfs rw"),
+            (false, "36 25 0:32 / /run/a\\040b rw - tmpfs compartments rw"),
+            (false, ""),
+        ] {
+            assert_eq!(is_our_mount(line, at), ours, "{line}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,7 @@ use crate::groups::Holder;
 
 const LOCK: &str = "lock";
 const META: &str = "meta.json";
+const RULES: &str = "rules";
 const PREFIX: &str = "g";
 /// A socket's path has at most 107 bytes; in a group's directory it takes `/gNNNNNNN/worker.sock`.
 const ROOT_MAX: usize = 107 - 24;
@@ -47,7 +49,10 @@ impl StateRoot {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
         let file = File::options().create(true).truncate(false).write(true).open(path.join(LOCK))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| io::Error::from(e))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
+            Errno::EWOULDBLOCK => io::Error::new(io::ErrorKind::WouldBlock, "another daemon uses it"),
+            e => e.into(),
+        })?;
         let last = group_dirs(&path).iter().filter_map(|dir| number_of(dir)).max().unwrap_or(0);
         Ok(Self { path, next: AtomicU64::new(last + 1), _lock: lock })
     }
@@ -55,6 +60,21 @@ impl StateRoot {
     /// Gives its path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Writes the text of the rules.
+    ///
+    /// # Errors
+    /// Those of writing; then the old one is still there.
+    pub fn save_rules(&self, text: &str) -> io::Result<()> {
+        let tmp = self.path.join(format!("{RULES}.new"));
+        fs::write(&tmp, text)?;
+        fs::rename(tmp, self.path.join(RULES))
+    }
+
+    /// Reads the text of the rules; empty if there are none.
+    pub fn load_rules(&self) -> String {
+        fs::read_to_string(self.path.join(RULES)).unwrap_or_default()
     }
 
     /// Gives a path for a new group's directory.
@@ -105,6 +125,11 @@ impl StateDir {
     /// Those of `mkdir`.
     pub fn create(dir: &Path) -> io::Result<()> {
         DirBuilder::new().mode(0o700).create(dir)
+    }
+
+    /// Says whether a daemon died while it made this directory: nothing is kept in it and nobody lives by it.
+    pub fn is_stillborn(dir: &Path) -> bool {
+        !dir.join(META).exists() && super::liveness::processes_of(dir).is_empty()
     }
 
     /// Writes what is to be kept.

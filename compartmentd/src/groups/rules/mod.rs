@@ -57,6 +57,7 @@ impl Rules {
             text.push('\n');
         }
         let mut inside = self.inside.lock();
+        let mut started = None;
         if !rules.is_empty() && inside.watch.is_none() {
             let (this, controller) = (Arc::downgrade(self), controller.clone());
             let on_exec = move |pid| {
@@ -64,14 +65,26 @@ impl Rules {
                     rules.apply(&controller, pid);
                 }
             };
-            inside.watch = Some(Connector::start(on_exec)?);
+            started = Some(Connector::start(on_exec)?);
         }
+        controller.state().save_rules(&text)?;
+        inside.watch = started.or_else(|| inside.watch.take());
         if rules.is_empty() {
             inside.watch = None;
         }
         inside.rules = Arc::new(rules);
         inside.text = text;
         Ok(())
+    }
+
+    /// Takes over the rules of an earlier daemon.
+    pub fn restore(self: &Arc<Self>, controller: &Arc<Controller>) {
+        let text = controller.state().load_rules();
+        if !text.is_empty()
+            && let Err(error) = self.replace(controller, &Caller::DAEMON, text.as_bytes())
+        {
+            tracing::warn!(%error, "the rules of an earlier daemon are not in force");
+        }
     }
 
     /// Puts a process that has just executed a program where its rule says.

@@ -20,6 +20,7 @@ const SCHED_GROUPS: usize = 2;
 /// Makes the whole tree.
 pub fn tree(controller: &Arc<Controller>) -> Tree {
     let rules = Arc::new(Rules::default());
+    rules.restore(controller);
     let doors = vec![
         ("schedulers", Inode::new(SCHEDULERS, 0), Kind::Directory),
         ("sched-groups", Inode::new(SCHED_GROUPS, Node::Groups.encode()), Kind::Directory),

@@ -110,7 +110,13 @@ impl Stream for Hold {
 
     fn close(&self) {
         if let HoldState::Held { group, .. } = std::mem::replace(&mut *self.state.lock(), HoldState::Closed) {
-            self.controller.release(group);
+            // Letting many members go takes its time; the thread that answers requests is not for that.
+            let controller = self.controller.clone();
+            let spawned =
+                std::thread::Builder::new().name("release".into()).spawn(move || controller.release(group));
+            if spawned.is_err() {
+                self.controller.release(group);
+            }
         }
     }
 }

@@ -138,6 +138,7 @@ impl Worker {
             if let Err(error) = self.dispatch.woke(id, Waker::Task, self.now) {
                 tracing::debug!(%error, "wake");
             }
+            self.tune_slice(id);
         } else if nr_runnable == 0 {
             self.went_out(id, how);
         }
@@ -211,6 +212,7 @@ impl Worker {
                 nr_runnable: 1,
                 nr_threads: 1,
             is_arriving: false,
+            has_short_slice: false,
             },
         );
         if let Some(thread) = self.members.thread_mut(tid) {

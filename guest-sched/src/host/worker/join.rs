@@ -33,17 +33,20 @@ impl From<io::Error> for Refusal {
     }
 }
 
+/// What a process had before it joined, and what the guest gave it instead.
+type Before = (HostParams, TaskParams);
+
 /// What an earlier worker of the group has left.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Processes with their start times, and what the host had given them.
-    processes: Vec<(i32, u64, Option<(HostParams, TaskParams)>)>,
+    /// Processes with their start times.
+    processes: Vec<(i32, u64, Option<Before>)>,
 }
 
 impl Found {
     /// Reads the table and undoes what is left of the earlier worker's cgroups.
     pub(super) fn read(table: &Table, tag: &str) -> Self {
-        let mut known: HashMap<i32, (u64, (HostParams, TaskParams))> = HashMap::new();
+        let mut known: HashMap<i32, (u64, Before)> = HashMap::new();
         for m in table.snapshot().members.into_iter().filter(|m| !m.is_group) {
             let nice = Nice::new(i32::from(m.nice)).unwrap_or_default();
             let params = TaskParams { nice, class: to_class(m.class).unwrap_or_default() };
@@ -127,7 +130,7 @@ impl Worker {
         &mut self,
         pid: i32,
         start_time: u64,
-        before: Option<(HostParams, TaskParams)>,
+        before: Option<Before>,
     ) -> Result<(), Refusal> {
         let stat = process::stat(pid)?;
         if stat.start_time != start_time || stat.is_exiting() {
@@ -183,7 +186,7 @@ impl Worker {
         pid: i32,
         start_time: u64,
         tids: &[i32],
-        before: Option<(HostParams, TaskParams)>,
+        before: Option<Before>,
     ) -> Result<(), Refusal> {
         let per_thread = self.parts.parker.is_per_thread();
         let is_single = tids.len() == 1;
@@ -242,6 +245,7 @@ impl Worker {
                     nr_runnable: 0,
                     nr_threads: 1,
                     is_arriving: true,
+                    has_short_slice: false,
                 },
             );
             if self.parts.parker.prepare(id) {
@@ -346,6 +350,23 @@ impl Worker {
             && let Err(error) = envelope.set_nice(self.config.nice)
         {
             tracing::warn!(%error, "the envelope's weight is not set");
+        }
+    }
+
+    /// A member that the policy holds to be interactive is given short slices by the host (Linux 6.12), so that it gets its turn soon
+    /// among the host's other processes as well; others are not.
+    pub(super) fn tune_slice(&mut self, id: TaskId) {
+        const SHORT_NS: u64 = 100_000;
+        let is_interactive = self.dispatch.info(id).is_ok_and(|i| i.is_interactive);
+        let nice = self.config.nice;
+        let Some(task) = self.members.task_mut(id) else { return };
+        if task.has_short_slice == is_interactive {
+            return;
+        }
+        task.has_short_slice = is_interactive;
+        let runtime = if is_interactive { SHORT_NS } else { 0 };
+        if let Err(error) = sched::set(task.tid, &sched::Attr { nice: i32::from(nice), runtime, ..sched::Attr::default() }) {
+            tracing::debug!(tid = task.tid, %error, "the host's slice is not set");
         }
     }
 

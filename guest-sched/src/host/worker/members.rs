@@ -107,6 +107,8 @@ pub struct Task {
     pub nr_runnable: u32,
     /// How many threads it has.
     pub nr_threads: u32,
+    /// Whether the host was told that it wants short slices, for a soon turn.
+    pub has_short_slice: bool,
     /// It is being made ready for parking, and is not scheduled by the policy before that is done.
     pub is_arriving: bool,
 }

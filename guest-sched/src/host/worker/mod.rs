@@ -272,6 +272,7 @@ impl Worker {
         if self.steer_inner(id, true) {
             return;
         }
+        self.tune_slice(id);
         if let Err(error) = self.parts.parker.resume(id) {
             self.lose(id, &error);
         }

@@ -114,6 +114,7 @@ impl Worker {
             nr_runnable: 0,
             nr_threads: 1,
             is_arriving: false,
+            has_short_slice: false,
         };
         self.members.insert(id, task);
         self.inners.push(Inner { id, link, usage, is_asked: false });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use host_sys::sched::{Favour, favour_self};
 
+use crate::host::cgroup;
 use crate::host::envelope::Envelope;
 use crate::host::mode::{self, Forced, Handover, Mode, Park};
 use crate::host::park::{Freezer, Parker, Stopper};
@@ -47,10 +48,11 @@ pub(super) fn choose(forced: &Forced) -> Mode {
     Mode { park, handover, sensor, envelope }
 }
 
-/// Whether we may make cgroups in the v2 hierarchy and freeze them.
+/// Whether we may make cgroups below our own in the v2 hierarchy and freeze them: root may, and a user to whom it was delegated.
 fn can_freeze() -> bool {
-    let Some(mount) = crate::host::cgroup::v2_mount() else { return false };
-    let probe = mount.join(format!("{}probe.{}", crate::host::cgroup::PREFIX, std::process::id()));
+    let me = std::process::id() as i32;
+    let (Some(mount), Ok(path)) = (cgroup::v2_mount(), cgroup::v2_path(me, me)) else { return false };
+    let probe = cgroup::dir(&mount, cgroup::above_ours(&path)).join(format!("{}probe.{me}", cgroup::PREFIX));
     let made = std::fs::create_dir(&probe).is_ok();
     let can = made && probe.join("cgroup.freeze").exists();
     if made {
