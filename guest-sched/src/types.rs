@@ -197,6 +197,8 @@ pub enum Waker {
     Task,
     /// An interrupt: a device or a timer.
     Interrupt,
+    /// Nobody: the task did not sleep, it is runnable as it comes to this policy. It earns no credit.
+    New,
     /// A task that is about to sleep itself ("sync" wake-up): no preemption on its own vcpu.
     Sync(Vcpu),
 }

@@ -17,7 +17,7 @@ use super::table::{Snapshot, Table, TableError};
 pub const KEEPER_ARG: &str = "keeper";
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a worker did not do what was asked.
 #[derive(Debug, thiserror::Error)]

@@ -32,6 +32,12 @@ pub(super) fn credit(task: &mut Task, sleep: Nanos) -> u8 {
 /// Credits the sleep of a task that wakes: its priority follows, and how waiting for its first run will
 /// count.
 pub(super) fn credit_wakeup(task: &mut Task, by: Waker, now: Nanos) {
+    if by == Waker::New {
+        task.sleep_type = SleepType::Normal;
+        task.timestamp = now;
+        task.prio = task.wanted_prio();
+        return;
+    }
     if !task.class.is_realtime() {
         task.prio = credit(task, now.saturating_sub(task.timestamp));
     }

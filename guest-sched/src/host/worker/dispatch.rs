@@ -176,7 +176,7 @@ impl Dispatch {
         self.policy.add(id, params, now)?;
         self.insert(id, if is_runnable { HostState::On } else { HostState::Asleep });
         if is_runnable {
-            let resched = self.policy.wake(id, Waker::Task, now)?;
+            let resched = self.policy.wake(id, Waker::New, now)?;
             self.note(resched);
         }
         Ok(())
@@ -439,5 +439,197 @@ impl Dispatch {
 impl std::fmt::Debug for Dispatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dispatch").field("on", &self.on).field("leaving", &self.leaving).field("current", &self.current).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A host that does what it is told, later: tasks that were told to leave do so when the test says so.
+    struct Host {
+        dispatch: Dispatch,
+        actions: Vec<Action>,
+        parked: std::collections::BTreeSet<u32>,
+        asleep: std::collections::BTreeSet<u32>,
+        leaving: std::collections::BTreeSet<u32>,
+        nr_tasks: u32,
+        now: Nanos,
+    }
+
+    impl Host {
+        fn new(handover: Handover, vcpus: u16) -> Self {
+            let policy = crate::policy_by_name("guest_o1_scheduler", vcpus).expect("the policy");
+            Self {
+                dispatch: Dispatch::new(policy, handover),
+                actions: Vec::new(),
+                parked: Default::default(),
+                asleep: Default::default(),
+                leaving: Default::default(),
+                nr_tasks: 0,
+                now: Nanos::ZERO,
+            }
+        }
+
+        fn add(&mut self) -> TaskId {
+            let id = TaskId(self.nr_tasks);
+            self.nr_tasks += 1;
+            self.dispatch.add(id, TaskParams::default(), true, self.now).expect("a new task");
+            id
+        }
+
+        fn reconcile(&mut self) {
+            self.now += Nanos::from_micros(10);
+            self.dispatch.reconcile(self.now, &mut self.actions);
+            for action in self.actions.drain(..) {
+                match action {
+                    Action::Park(id) => {
+                        assert!(!self.asleep.contains(&id.0), "a sleeper is not parked");
+                        self.leaving.insert(id.0);
+                    }
+                    Action::Resume(id) => {
+                        assert!(self.parked.remove(&id.0) || self.leaving.remove(&id.0), "only a parked task is resumed");
+                    }
+                }
+            }
+        }
+
+        fn leave(&mut self, id: u32) {
+            if self.leaving.remove(&id) {
+                self.parked.insert(id);
+                self.dispatch.out(TaskId(id), Sleep::Interruptible, self.now, || false).expect("known");
+            }
+        }
+
+        fn everybody_leaves(&mut self) {
+            for id in self.leaving.clone() {
+                self.leave(id);
+            }
+        }
+
+        fn runs(&self, id: u32) -> bool {
+            !self.parked.contains(&id) && !self.asleep.contains(&id)
+        }
+
+        fn nr_runs(&self) -> usize {
+            (0..self.nr_tasks).filter(|&id| self.runs(id)).count()
+        }
+    }
+
+    #[test]
+    fn second_task_waits_until_first_has_left_when_strict() {
+        let mut host = Host::new(Handover::Strict, 1);
+        let (a, b) = (host.add(), host.add());
+        host.reconcile();
+        host.everybody_leaves();
+        host.reconcile();
+        assert_eq!(host.dispatch.current(Vcpu(0)), Some(a));
+
+        let _ = host.dispatch.charge(a, Nanos::from_millis(200), host.now);
+        host.reconcile();
+
+        assert_eq!(host.dispatch.current(Vcpu(0)), Some(b));
+        assert_eq!(host.dispatch.host_state(b), Some(HostState::Parked), "not before the other one has left");
+        host.everybody_leaves();
+        host.reconcile();
+        assert_eq!(host.dispatch.host_state(b), Some(HostState::On));
+    }
+
+    #[test]
+    fn second_task_is_resumed_first_when_overlapped() {
+        let mut host = Host::new(Handover::Overlap, 1);
+        let (a, b) = (host.add(), host.add());
+        host.reconcile();
+        host.everybody_leaves();
+        let _ = host.dispatch.charge(a, Nanos::from_millis(200), host.now);
+
+        host.reconcile();
+
+        assert_eq!(host.dispatch.host_state(b), Some(HostState::On));
+        assert_eq!(host.dispatch.host_state(a), Some(HostState::Leaving));
+    }
+
+    #[test]
+    fn shut_group_parks_everybody_and_resumes_when_opened() {
+        let mut host = Host::new(Handover::Strict, 2);
+        for _ in 0..3 {
+            host.add();
+        }
+        host.reconcile();
+        host.dispatch.set_open(false);
+        host.reconcile();
+        host.everybody_leaves();
+        assert_eq!(host.nr_runs(), 0);
+
+        host.dispatch.set_open(true);
+        host.reconcile();
+
+        assert_eq!(host.nr_runs(), 2);
+    }
+
+    #[test]
+    fn cancelled_park_is_a_sleep() {
+        let mut host = Host::new(Handover::Strict, 1);
+        let a = host.add();
+        host.reconcile();
+        host.dispatch.set_open(false);
+        host.reconcile();
+
+        host.dispatch.out(a, Sleep::Interruptible, host.now, || true).expect("known");
+
+        assert_eq!(host.dispatch.host_state(a), Some(HostState::Asleep));
+        assert_eq!(host.dispatch.policy().nr_running(), 0);
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: when the dust has settled, as many run as there are places and takers, and
+        /// exactly those whom the policy picked.
+        #[test]
+        fn settled_host_runs_what_the_policy_picked(
+            strict: bool,
+            vcpus in 1u16..4,
+            steps in proptest::collection::vec((0u8..8, 0u32..12), 1..200),
+        ) {
+            let handover = if strict { Handover::Strict } else { Handover::Overlap };
+            let mut host = Host::new(handover, vcpus);
+            for (what, task) in steps {
+                host.now += Nanos::from_millis(3);
+                let known = task < host.nr_tasks;
+                let id = TaskId(task);
+                match what {
+                    0 if host.nr_tasks < 12 => { host.add(); }
+                    1 if known && host.runs(task) && !host.leaving.contains(&task) => {
+                        host.dispatch.out(id, Sleep::Interruptible, host.now, || false).expect("known");
+                        host.asleep.insert(task);
+                    }
+                    2 if known && host.asleep.remove(&task) => {
+                        host.dispatch.woke(id, Waker::Task, host.now).expect("known");
+                    }
+                    3 if known => { let _ = host.dispatch.charge(id, Nanos::from_millis(60), host.now); }
+                    4 => { host.dispatch.set_open(task % 2 == 0); }
+                    5 if known => host.leave(task),
+                    6 => host.dispatch.balance(host.now),
+                    7 if known => { host.dispatch.set_nice(id, Nice::new(task as i32 - 6).expect("in range"), host.now).expect("known"); }
+                    _ => {}
+                }
+                host.reconcile();
+                prop_assert!(!strict || host.dispatch.nr_on_host() <= host.nr_runs());
+                if let Err(e) = host.dispatch.policy().check_invariants() {
+                    prop_assert!(false, "{e}");
+                }
+            }
+            host.dispatch.set_open(true);
+            for _ in 0..4 {
+                host.reconcile();
+                host.everybody_leaves();
+            }
+            host.reconcile();
+            let takers = host.nr_tasks as usize - host.asleep.len();
+            prop_assert_eq!(host.nr_runs(), takers.min(usize::from(vcpus)));
+            for (_, id) in host.dispatch.currents() {
+                prop_assert!(host.runs(id.0));
+            }
+        }
     }
 }

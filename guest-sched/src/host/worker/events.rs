@@ -34,6 +34,13 @@ impl Ears {
         self.listen_again
     }
 
+    /// Listens from now on, if it did not.
+    pub(super) fn open(&mut self, outer: &Epoll) {
+        if self.listen_again.take().is_some() {
+            self.set(outer, true);
+        }
+    }
+
     fn set(&mut self, outer: &Epoll, is_open: bool) {
         let flags = if is_open { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         let _ = outer.modify(&self.rings.0, &mut EpollEvent::new(flags, super::TOKEN_SENSOR));
@@ -44,8 +51,7 @@ impl Worker {
     /// Takes in all records that wait.
     pub(super) fn hear_sensor(&mut self) {
         if self.ears.listen_again.is_some_and(|at| at <= self.now) {
-            self.ears.listen_again = None;
-            self.ears.set(&self.epoll, true);
+            self.ears.open(&self.epoll);
         }
         let (mut nr_records, mut has_news) = (0, false);
         // Bounded, so that members that do nothing but switch cannot keep the worker from its other work.
@@ -64,7 +70,11 @@ impl Worker {
             self.records = records;
             self.tick_now();
         }
-        let is_storm = nr_records > 0 && !has_news && self.parts.mode.sensor == mode::Sensor::Switch;
+        // With somebody on the way out, the record of that is waited for, and comes soon.
+        let is_storm = nr_records > 0
+            && !has_news
+            && self.parts.mode.sensor == mode::Sensor::Switch
+            && self.dispatch.leaving().is_empty();
         if is_storm && self.ears.listen_again.is_none() {
             self.ears.listen_again = Some(self.now + DEAF);
             self.ears.set(&self.epoll, false);
@@ -110,6 +120,11 @@ impl Worker {
         if self.news(tid, record).is_some() {
             self.follow.saw(record.cpu);
             self.set_thread_runnable(tid, false, how);
+            // From then until now nobody ran in its place.
+            let places = usize::from(self.dispatch.policy().vcpus());
+            if self.dispatch.is_open() && self.dispatch.nr_on_host() < self.dispatch.policy().nr_running().min(places) {
+                self.meter.missed(self.now, self.now.saturating_sub(record.time).0);
+            }
         }
     }
 
@@ -208,7 +223,6 @@ impl Worker {
                 parked_since: is_parked.then_some(now),
                 leaving_since: now,
                 charged_at: now,
-                rate: 1.0,
                 nr_runnable: 1,
                 nr_threads: 1,
             is_arriving: false,

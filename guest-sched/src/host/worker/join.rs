@@ -241,7 +241,6 @@ impl Worker {
                     parked_since: None,
                     leaving_since: now,
                     charged_at: now,
-                    rate: 1.0,
                     nr_runnable: 0,
                     nr_threads: 1,
                     is_arriving: true,
@@ -265,14 +264,27 @@ impl Worker {
         let Some(task) = self.members.task_mut(id).filter(|t| t.is_arriving) else { return };
         task.is_arriving = false;
         let pid = task.pid;
-        // What it used on its way in was the host's affair.
+        // What it used on its way in was the host's affair, and the time was no sleep, which would earn it credit.
         let _ = task.clock.step();
         task.charged_at = self.now;
+        let mut nr_runnable = 0;
         for tid in self.members.threads_of(pid).to_vec() {
             let Some(thread) = self.members.thread_mut(tid).filter(|t| t.task == id) else { continue };
             thread.last_record = self.now;
-            let is_runnable = process::thread_stat(pid, tid).is_ok_and(|s| s.is_runnable());
-            self.set_thread_runnable(tid, is_runnable, crate::Sleep::default());
+            thread.is_runnable = process::thread_stat(pid, tid).is_ok_and(|s| s.is_runnable());
+            nr_runnable += u32::from(thread.is_runnable);
+        }
+        if let Some(task) = self.members.task_mut(id) {
+            task.nr_runnable = nr_runnable;
+        }
+        if let Ok(info) = self.dispatch.info(id) {
+            let again = self
+                .dispatch
+                .remove(id, self.now)
+                .and_then(|()| self.dispatch.add(id, info.params, nr_runnable > 0, self.now));
+            if let Err(error) = again {
+                tracing::debug!(%error, "arrived");
+            }
         }
     }
 

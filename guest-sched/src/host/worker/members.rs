@@ -101,8 +101,6 @@ pub struct Task {
     pub leaving_since: Nanos,
     /// When it was charged last while it ran.
     pub charged_at: Nanos,
-    /// CPU time per time while it runs, 0..=1: others on the host take the rest.
-    pub rate: f64,
     /// How many of its threads are on the host's runqueue.
     pub nr_runnable: u32,
     /// How many threads it has.

@@ -122,6 +122,13 @@ impl Meter {
         self.phase = next;
     }
 
+    /// A place was empty for so long though somebody wanted to run.
+    pub fn missed(&mut self, now: Nanos, length: u64) {
+        if self.phase.cap_ppm.is_none() {
+            self.bucket(now).asked += length;
+        }
+    }
+
     /// A member used CPU time.
     pub fn got(&mut self, now: Nanos, ran: u64) {
         self.pending_got += ran;

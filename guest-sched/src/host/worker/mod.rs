@@ -85,6 +85,8 @@ struct Worker {
     /// When to look whether those who were told to leave have left.
     leave_check: Option<Nanos>,
     audit: audit::Audit,
+    /// CPU time per time of a member that runs, 0..=1: others on the host take the rest.
+    rate: f64,
     usage: Nanos,
     nr_parks: u64,
     own_cpu: u64,
@@ -164,6 +166,7 @@ impl Worker {
             deadline: None,
             leave_check: None,
             audit: audit::Audit::default(),
+            rate: 1.0,
             usage: Nanos::ZERO,
             nr_parks: 0,
             own_cpu: process::own_cpu_time(),
@@ -249,6 +252,7 @@ impl Worker {
             task.leaving_since = now;
         }
         self.nr_parks += 1;
+        self.ears.open(&self.epoll);
         if self.steer_inner(id, false) {
             return;
         }

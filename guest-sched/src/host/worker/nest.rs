@@ -110,7 +110,6 @@ impl Worker {
             parked_since: None,
             leaving_since: now,
             charged_at: now,
-            rate: 1.0,
             nr_runnable: 0,
             nr_threads: 1,
             is_arriving: false,

@@ -48,6 +48,7 @@ impl Worker {
     /// Publishes everything as of now.
     pub(super) fn publish(&mut self) {
         self.tick_now();
+        self.hear_sensor();
         self.charge_running();
         for index in 0..self.members.nr_slots() {
             self.publish_task(TaskId(index as u32));

@@ -24,8 +24,8 @@ impl Worker {
         task.charged_at = self.now;
         task.usage += ran;
         if length >= Nanos::from_micros(200) {
-            let rate = (ran.0 as f64 / length.0 as f64).clamp(0.02, 1.0);
-            task.rate = (task.rate + rate) / 2.0;
+            let rate = (ran.0 as f64 / length.0 as f64).min(1.0);
+            self.rate = (3.0 * self.rate + rate) / 4.0;
         }
         if ran == Nanos::ZERO {
             return;
@@ -101,7 +101,7 @@ impl Worker {
             if self.dispatch.host_state(id) == Some(super::HostState::On)
                 && let Some(task) = self.members.task(id)
             {
-                deadline = deadline.min(task.charged_at.saturating_add(Nanos((budget.0 as f64 / task.rate) as u64)));
+                deadline = deadline.min(task.charged_at.saturating_add(Nanos((budget.0 as f64 / self.rate.max(0.25)) as u64)));
             }
         }
         if self.bandwidth.limit().is_some() {
@@ -113,7 +113,7 @@ impl Worker {
                     for task in self.dispatch.on().iter().filter_map(|&id| self.members.task(id)) {
                         // Others on the host may stop taking their part at any moment, and what is used too much now is a long stop
                         // later: looking too early is cheaper.
-                        rate += task.rate.max(0.7) * f64::from(task.nr_runnable.max(1));
+                        rate += self.rate.max(0.7) * f64::from(task.nr_runnable.max(1));
                         since = since.max(task.charged_at);
                     }
                     if rate > 0.0 && budget != Nanos::MAX {
