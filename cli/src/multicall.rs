@@ -59,6 +59,7 @@ fn clear_signal_mask() {
 }
 
 fn keeper_main(state_dir: &Path) -> ExitCode {
+    compartmentd::start_log();
     guest_sched::host::keeper::main(state_dir)
 }
 

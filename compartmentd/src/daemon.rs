@@ -78,7 +78,8 @@ fn run(args: &Args, words: &[OsString]) -> Result<ExitCode, DaemonError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start_log() {
+/// Starts logging to standard error, as `COMPARTMENTS_LOG` says (`info` by default).
+pub fn start_log() {
     let filter =
         EnvFilter::try_from_env("COMPARTMENTS_LOG").unwrap_or_else(|_| EnvFilter::new("info,fuser=error"));
     let _ =

@@ -20,5 +20,5 @@ mod notify;
 pub mod supervise;
 pub mod tree;
 
-pub use daemon::main;
+pub use daemon::{main, start_log};
 pub use supervise::{RecoverError, Recovered, recover};

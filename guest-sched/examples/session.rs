@@ -49,8 +49,12 @@ fn main() -> ExitCode {
     let before = worker.stat();
     let started = process::now();
     std::thread::sleep(Duration::from_secs(seconds));
-    let used: Vec<u64> =
-        std::iter::once(&outside).chain(&members).map(usage).zip(&all).map(|(now, then)| now - then).collect();
+    let used: Vec<u64> = std::iter::once(&outside)
+        .chain(&members)
+        .map(usage)
+        .zip(&all)
+        .map(|(now, then)| now - then)
+        .collect();
     let wall = process::now() - started;
     worker.sync().expect("synced");
     let stat = worker.stat();
@@ -69,7 +73,12 @@ fn main() -> ExitCode {
         stat.excess_ns as f64 / 1e6,
         stat.worst_window_ns as f64 / 1e6,
     );
-    println!("asked {:.1} ms got {:.1} ms longest park {:.1} ms", stat.asked_ns as f64 / 1e6, stat.got_ns as f64 / 1e6, stat.longest_park_ns as f64 / 1e6);
+    println!(
+        "asked {:.1} ms got {:.1} ms longest park {:.1} ms",
+        stat.asked_ns as f64 / 1e6,
+        stat.got_ns as f64 / 1e6,
+        stat.longest_park_ns as f64 / 1e6
+    );
     worker.dissolve().expect("dissolved");
     for c in members.iter_mut().chain([&mut outside]) {
         let _ = c.kill();

@@ -85,7 +85,10 @@ pub fn write_fd(fd: i32, bytes: &[u8]) {
 ///
 /// # Errors
 /// `EINVAL`; a handler function is refused as well.
-pub fn set_handler(signal: nix::sys::signal::Signal, handler: nix::sys::signal::SigHandler) -> io::Result<()> {
+pub fn set_handler(
+    signal: nix::sys::signal::Signal,
+    handler: nix::sys::signal::SigHandler,
+) -> io::Result<()> {
     use nix::sys::signal::SigHandler;
     if matches!(handler, SigHandler::SigIgn | SigHandler::SigDfl) {
         sys::set_handler(signal, handler)

@@ -38,9 +38,8 @@ impl Words {
     pub(crate) fn map(fd: BorrowedFd<'_>, len: usize, writable: bool) -> io::Result<Self> {
         let prot = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let start = unsafe {
-            libc::mmap(std::ptr::null_mut(), len * 8, prot, libc::MAP_SHARED, fd.as_raw_fd(), 0)
-        };
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), len * 8, prot, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -58,7 +57,11 @@ impl Words {
         assert!(from + to.len() <= self.len * 8, "copy inside the mapping");
         // SAFETY: the range is inside the mapping (asserted); the kernel writes a ring's unread part no more, so that there is no race.
         unsafe {
-            std::ptr::copy_nonoverlapping(self.start.as_ptr().cast::<u8>().add(from), to.as_mut_ptr(), to.len());
+            std::ptr::copy_nonoverlapping(
+                self.start.as_ptr().cast::<u8>().add(from),
+                to.as_mut_ptr(),
+                to.len(),
+            );
         }
     }
 }
@@ -95,7 +98,13 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 pub(crate) fn pidfd_send_signal(fd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: a null siginfo is allowed.
     let r = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
     };
     check(r).map(drop)
 }
@@ -137,7 +146,10 @@ pub(crate) fn pwrite_raw(fd: i32, bytes: &[u8]) {
     unsafe { libc::pwrite(fd, bytes.as_ptr().cast(), bytes.len(), 0) };
 }
 
-pub(crate) fn set_handler(signal: nix::sys::signal::Signal, handler: nix::sys::signal::SigHandler) -> io::Result<()> {
+pub(crate) fn set_handler(
+    signal: nix::sys::signal::Signal,
+    handler: nix::sys::signal::SigHandler,
+) -> io::Result<()> {
     // SAFETY: the caller passes only the ignoring or the default handler, which run no code of ours.
     unsafe { nix::sys::signal::signal(signal, handler) }?;
     Ok(())
@@ -148,7 +160,8 @@ pub(crate) fn epoll_pwait2(
     events: &mut [nix::sys::epoll::EpollEvent],
     timeout: Option<std::time::Duration>,
 ) -> io::Result<usize> {
-    let timeout = timeout.map(|t| libc::timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
+    let timeout =
+        timeout.map(|t| libc::timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
     let pointer = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: `events` is writable for its length (`EpollEvent` is a transparent `epoll_event`), `pointer` is null or points to `timeout`.
     let n = unsafe {

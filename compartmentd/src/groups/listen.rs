@@ -13,7 +13,7 @@ use crate::errno::{Refusal, Why};
 use crate::notices::Notice;
 
 /// A group whose workers have to be replaced more often than this many times a minute is given up.
-const MENDS_MAX: usize = 5;
+const MENDS_MAX: usize = 30;
 
 impl Controller {
     /// Follows a group until its end.
@@ -28,15 +28,7 @@ impl Controller {
                 return;
             }
             *group.driver.write() = None;
-            ends.retain(|end| end.elapsed() < Duration::from_secs(60));
-            ends.push(Instant::now());
-            let again = if ends.len() > MENDS_MAX {
-                Err(Refusal::new(Why::Broken, "its worker ends again and again"))
-            } else {
-                // The keeper starts another worker; if it is gone too, we do.
-                self.launcher.connect(&group.dir).or_else(|_| self.mend(group))
-            };
-            match again {
+            match self.reach_again(group, &mut ends) {
                 Ok((driver, again)) => {
                     *group.driver.write() = Some(driver);
                     events = again;
@@ -48,6 +40,23 @@ impl Controller {
                     }
                     return;
                 }
+            }
+        }
+    }
+
+    /// Finds the group's next worker: its keeper starts one, and if that is gone too, we do; also if the new ones die while they start.
+    fn reach_again(&self, group: &Group, ends: &mut Vec<Instant>) -> Result<Launched, Refusal> {
+        loop {
+            ends.retain(|end| end.elapsed() < Duration::from_secs(60));
+            ends.push(Instant::now());
+            if ends.len() > MENDS_MAX {
+                return Err(Refusal::new(Why::Broken, "its worker ends again and again"));
+            }
+            match self.launcher.connect(&group.dir).or_else(|_| self.mend(group)) {
+                Err(error) if !group.is_removing() => {
+                    tracing::warn!(group = %group.name, ?error, "a worker did not start");
+                }
+                other => return other,
             }
         }
     }

@@ -17,7 +17,8 @@ pub const SUBTYPE: &str = "compartments";
 /// # Errors
 /// `AddrInUse` if something is mounted there that is served, and those of `mkdir` and `umount2`.
 pub fn prepare(at: &Path) -> io::Result<PathBuf> {
-    match fs::metadata(at) {
+    // The attributes alone may come from the kernel's cache, though nobody serves the mount any more; `statfs` is never cached.
+    match fs::metadata(at).and_then(|_| Ok(nix::sys::statfs::statfs(at)?)) {
         Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
             tracing::info!(mount = %at.display(), "replacing the mount of a dead daemon");
             detach(at)?;

@@ -64,11 +64,15 @@ fn path_in(pid: i32, tid: i32, is_it: impl Fn(&str, &str) -> bool) -> io::Result
 
 /// Gives the part of a cgroup path above the first directory of ours.
 pub fn above_ours(path: &str) -> &str {
-    match path.split('/').scan(0, |at, part| {
-        let start = *at;
-        *at += part.len() + 1;
-        Some((start, part))
-    }).find(|(_, part)| part.starts_with(PREFIX)) {
+    match path
+        .split('/')
+        .scan(0, |at, part| {
+            let start = *at;
+            *at += part.len() + 1;
+            Some((start, part))
+        })
+        .find(|(_, part)| part.starts_with(PREFIX))
+    {
         Some((start, _)) => path[..start].trim_end_matches('/'),
         None => path.trim_end_matches('/'),
     }

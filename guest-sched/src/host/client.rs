@@ -85,16 +85,24 @@ impl Worker {
     ///
     /// # Errors
     /// [`WorkerError::Unreachable`], [`WorkerError::Table`].
-    pub fn spawn(exe: &Path, state_dir: &Path, config: &GroupConfig, events: Sender<Event>) -> Result<Self, WorkerError> {
+    pub fn spawn(
+        exe: &Path,
+        state_dir: &Path,
+        config: &GroupConfig,
+        events: Sender<Event>,
+    ) -> Result<Self, WorkerError> {
         write_config(state_dir, config).map_err(unreachable("write the group's configuration"))?;
-        let child = Command::new(exe)
+        let mut child = Command::new(exe)
             .arg(KEEPER_ARG)
             .arg(state_dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .map_err(unreachable("start a keeper"))?;
-        let mut worker = Self::connect(state_dir, events)?;
+        let mut worker = Self::connect_while(state_dir, events, || match child.try_wait() {
+            Ok(Some(status)) => Err(io::Error::other(format!("the keeper ended with {status}"))),
+            _ => Ok(()),
+        })?;
         worker.keeper = Some(child);
         Ok(worker)
     }
@@ -104,12 +112,25 @@ impl Worker {
     /// # Errors
     /// As [`Worker::spawn`].
     pub fn connect(state_dir: &Path, events: Sender<Event>) -> Result<Self, WorkerError> {
+        Self::connect_while(state_dir, events, || Ok(()))
+    }
+
+    fn connect_while(
+        state_dir: &Path,
+        events: Sender<Event>,
+        mut is_coming: impl FnMut() -> io::Result<()>,
+    ) -> Result<Self, WorkerError> {
         let deadline = Instant::now() + START_TIMEOUT;
         let socket = loop {
             match SeqPacket::connect(&state_dir.join(SOCKET)) {
                 Ok(socket) => break socket,
-                Err(e) if Instant::now() > deadline => return Err(unreachable("reach the group's worker")(e)),
-                Err(_) => thread::sleep(Duration::from_millis(2)),
+                Err(e) if Instant::now() > deadline => {
+                    return Err(unreachable("reach the group's worker")(e));
+                }
+                Err(_) => {
+                    is_coming().map_err(unreachable("start the group's worker"))?;
+                    thread::sleep(Duration::from_millis(2));
+                }
             }
         };
         let table = Table::open(state_dir)?;

@@ -476,7 +476,16 @@ fn unpack(ids: u64, load: &impl Fn(S) -> u64) -> Member {
 
 /// Packs a mode into one word of the table.
 pub fn pack_mode(mode: super::Mode) -> u64 {
-    u64::from_le_bytes([mode.park as u8, mode.handover as u8, mode.sensor as u8, mode.envelope as u8, 1, 0, 0, 0])
+    u64::from_le_bytes([
+        mode.park as u8,
+        mode.handover as u8,
+        mode.sensor as u8,
+        mode.envelope as u8,
+        1,
+        0,
+        0,
+        0,
+    ])
 }
 
 /// Unpacks a mode; `None` before the worker has chosen.
@@ -537,7 +546,9 @@ mod tests {
         table.set_parked(2, Parked::Freeze(17));
 
         let mut seen = Vec::new();
-        Table::open(dir.path()).expect("table").for_each_parked(|i, pid, start, p| seen.push((i, pid, start, p)));
+        Table::open(dir.path())
+            .expect("table")
+            .for_each_parked(|i, pid, start, p| seen.push((i, pid, start, p)));
 
         assert_eq!(seen, vec![(2, 290, 7, Parked::Freeze(17))]);
     }
@@ -545,7 +556,8 @@ mod tests {
     #[test]
     fn file_of_another_kind_is_refused() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        std::fs::write(dir.path().join(TABLE), vec![1u8; (HEADER_WORDS + CAPACITY * SLOT_WORDS) * 8]).expect("write");
+        std::fs::write(dir.path().join(TABLE), vec![1u8; (HEADER_WORDS + CAPACITY * SLOT_WORDS) * 8])
+            .expect("write");
 
         assert!(matches!(Table::create(dir.path()), Err(TableError::Magic(_))));
     }

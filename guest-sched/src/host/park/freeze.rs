@@ -151,7 +151,9 @@ impl Freezer {
 
     fn remove_unit(&mut self, unit: u64) {
         let Some(u) = self.units.remove(&unit) else { return };
-        if u.is_frozen && let Some(file) = &u.freeze {
+        if u.is_frozen
+            && let Some(file) = &u.freeze
+        {
             let _ = file.write_at(b"0", 0);
         }
         self.mover.queue(0, vec![Step::Rmdir(u.dir)]);
@@ -224,9 +226,9 @@ impl Freezer {
             return;
         }
         let Some(id) = entering else { return };
-        let result = done.result.and_then(|()| {
-            if wants_frozen { self.set_frozen(done.token, id, true) } else { Ok(()) }
-        });
+        let result = done
+            .result
+            .and_then(|()| if wants_frozen { self.set_frozen(done.token, id, true) } else { Ok(()) });
         self.outcomes.push(match result {
             Ok(()) => Outcome::Ready(id),
             Err(e) => Outcome::Failed(id, e),
@@ -274,7 +276,9 @@ impl Parker for Freezer {
     fn park(&mut self, id: TaskId) -> io::Result<()> {
         let unit = self.tasks.get(&id).ok_or_else(no_task)?.unit;
         match unit {
-            Some(unit) if self.units.get(&unit).is_some_and(|u| u.nr_tasks == 1) => self.set_frozen(unit, id, true),
+            Some(unit) if self.units.get(&unit).is_some_and(|u| u.nr_tasks == 1) => {
+                self.set_frozen(unit, id, true)
+            }
             _ => self.separate(id, true),
         }
     }
@@ -300,9 +304,12 @@ impl Parker for Freezer {
     }
 
     fn is_out(&self, id: TaskId) -> bool {
-        let Some(u) = self.tasks.get(&id).and_then(|t| t.unit).and_then(|unit| self.units.get(&unit)) else { return false };
+        let Some(u) = self.tasks.get(&id).and_then(|t| t.unit).and_then(|unit| self.units.get(&unit)) else {
+            return false;
+        };
         u.is_frozen
-            && std::fs::read_to_string(u.dir.join("cgroup.events")).is_ok_and(|t| t.lines().any(|l| l == "frozen 1"))
+            && std::fs::read_to_string(u.dir.join("cgroup.events"))
+                .is_ok_and(|t| t.lines().any(|l| l == "frozen 1"))
     }
 
     fn exited(&mut self, id: TaskId) {
@@ -321,7 +328,9 @@ impl Parker for Freezer {
                 && u.nr_tasks == 1
             {
                 u.wants_frozen = false;
-                if u.is_frozen && let Some(file) = &u.freeze {
+                if u.is_frozen
+                    && let Some(file) = &u.freeze
+                {
                     let _ = file.write_at(b"0", 0);
                     u.is_frozen = false;
                 }

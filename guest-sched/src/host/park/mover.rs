@@ -6,8 +6,8 @@
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -107,7 +107,9 @@ fn carry_out(step: &Step) -> io::Result<()> {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
             _ => Ok(()),
         },
-        Step::Write(path, value) => std::fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes()),
+        Step::Write(path, value) => {
+            std::fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+        }
         Step::Rmdir(path) => remove(path),
     }
 }

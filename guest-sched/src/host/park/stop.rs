@@ -28,7 +28,8 @@ impl Stopper {
     }
 
     fn signal(&mut self, id: TaskId, signal: i32) -> io::Result<()> {
-        let (_, pidfd, is_parked) = self.tasks.get_mut(&id).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+        let (_, pidfd, is_parked) =
+            self.tasks.get_mut(&id).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         if let Some(pidfd) = pidfd {
             pidfd.signal(signal)?;
         }

@@ -46,8 +46,10 @@ impl Sensor {
             mode::Sensor::Tracepoint => Some(Tracepoints::find()?),
             mode::Sensor::Switch => None,
         };
-        let rings = online_cpus()?.into_iter().map(|cpu| Ring::new(cpu, RING_PAGES)).collect::<io::Result<_>>()?;
-        let mut sensor = Self { kind, tracepoints, rings, events: HashMap::new(), buf: Vec::with_capacity(256) };
+        let rings =
+            online_cpus()?.into_iter().map(|cpu| Ring::new(cpu, RING_PAGES)).collect::<io::Result<_>>()?;
+        let mut sensor =
+            Self { kind, tracepoints, rings, events: HashMap::new(), buf: Vec::with_capacity(256) };
         // Whether events can really be had is known only by opening one.
         let me = std::process::id() as i32;
         drop(sensor.open_events(me)?);
@@ -100,7 +102,8 @@ impl Sensor {
     /// Stops watching a thread that goes on. Others that were watched through the same events get their own.
     pub fn detach(&mut self, tid: i32) {
         let Some(gone) = self.events.remove(&tid) else { return };
-        let sharers: Vec<i32> = self.events.iter().filter(|(_, e)| Rc::ptr_eq(e, &gone)).map(|(&t, _)| t).collect();
+        let sharers: Vec<i32> =
+            self.events.iter().filter(|(_, e)| Rc::ptr_eq(e, &gone)).map(|(&t, _)| t).collect();
         for sharer in sharers {
             if let Err(error) = self.attach(sharer) {
                 tracing::debug!(tid = sharer, %error, "a thread cannot be watched any more");
@@ -118,7 +121,9 @@ impl Sensor {
         let start = to.len();
         for ring in &self.rings {
             if ring.has_records() {
-                ring.drain(&mut self.buf, |raw| to.extend(record::parse(raw, ring.cpu(), self.tracepoints.as_ref())));
+                ring.drain(&mut self.buf, |raw| {
+                    to.extend(record::parse(raw, ring.cpu(), self.tracepoints.as_ref()))
+                });
             }
         }
         to[start..].sort_by_key(|r| r.time);

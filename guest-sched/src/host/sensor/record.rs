@@ -116,7 +116,8 @@ pub(super) fn parse(raw: RawRecord<'_>, cpu: i32, tracepoints: Option<&Tracepoin
             }
         }
         RECORD_FORK | RECORD_EXIT => {
-            let (pid, ppid, tid, ptid) = (i32_at(body, 0)?, i32_at(body, 4)?, i32_at(body, 8)?, i32_at(body, 12)?);
+            let (pid, ppid, tid, ptid) =
+                (i32_at(body, 0)?, i32_at(body, 4)?, i32_at(body, 8)?, i32_at(body, 12)?);
             let time = u64_at(body, 16)?;
             let what = if raw.kind == RECORD_FORK {
                 What::Fork { pid, tid, ppid, ptid }

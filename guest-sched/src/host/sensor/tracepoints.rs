@@ -64,9 +64,10 @@ fn read_one(root: &Path, event: &str, field: &str) -> io::Result<Tracepoint> {
 fn parse(format: &str, field: &str) -> Option<Tracepoint> {
     let id = format.lines().find_map(|l| l.strip_prefix("ID:"))?.trim().parse().ok()?;
     let line = format.lines().find(|l| {
-        l.trim_start().strip_prefix("field:").and_then(|l| l.split(';').next()).is_some_and(|decl| {
-            decl.rsplit(' ').next() == Some(field)
-        })
+        l.trim_start()
+            .strip_prefix("field:")
+            .and_then(|l| l.split(';').next())
+            .is_some_and(|decl| decl.rsplit(' ').next() == Some(field))
     })?;
     let offset = line.split(';').find_map(|part| part.trim().strip_prefix("offset:"))?;
     Some(Tracepoint { id, field: offset.parse().ok()? })

@@ -172,7 +172,13 @@ impl Dispatch {
     ///
     /// # Errors
     /// The policy's.
-    pub fn add(&mut self, id: TaskId, params: TaskParams, is_runnable: bool, now: Nanos) -> Result<(), PolicyError> {
+    pub fn add(
+        &mut self,
+        id: TaskId,
+        params: TaskParams,
+        is_runnable: bool,
+        now: Nanos,
+    ) -> Result<(), PolicyError> {
         self.policy.add(id, params, now)?;
         self.insert(id, if is_runnable { HostState::On } else { HostState::Asleep });
         if is_runnable {
@@ -246,7 +252,13 @@ impl Dispatch {
     ///
     /// # Errors
     /// The policy's.
-    pub fn out(&mut self, id: TaskId, how: Sleep, now: Nanos, cancel: impl FnOnce() -> bool) -> Result<(), PolicyError> {
+    pub fn out(
+        &mut self,
+        id: TaskId,
+        how: Sleep,
+        now: Nanos,
+        cancel: impl FnOnce() -> bool,
+    ) -> Result<(), PolicyError> {
         match self.side(id)?.state {
             HostState::Leaving if !cancel() => {
                 self.set_state(id, HostState::Parked);
@@ -438,7 +450,11 @@ impl Dispatch {
 
 impl std::fmt::Debug for Dispatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dispatch").field("on", &self.on).field("leaving", &self.leaving).field("current", &self.current).finish()
+        f.debug_struct("Dispatch")
+            .field("on", &self.on)
+            .field("leaving", &self.leaving)
+            .field("current", &self.current)
+            .finish()
     }
 }
 
@@ -489,7 +505,10 @@ mod tests {
                         self.leaving.insert(id.0);
                     }
                     Action::Resume(id) => {
-                        assert!(self.parked.remove(&id.0) || self.leaving.remove(&id.0), "only a parked task is resumed");
+                        assert!(
+                            self.parked.remove(&id.0) || self.leaving.remove(&id.0),
+                            "only a parked task is resumed"
+                        );
                     }
                 }
             }

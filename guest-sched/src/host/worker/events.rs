@@ -122,7 +122,9 @@ impl Worker {
             self.set_thread_runnable(tid, false, how);
             // From then until now nobody ran in its place.
             let places = usize::from(self.dispatch.policy().vcpus());
-            if self.dispatch.is_open() && self.dispatch.nr_on_host() < self.dispatch.policy().nr_running().min(places) {
+            if self.dispatch.is_open()
+                && self.dispatch.nr_on_host() < self.dispatch.policy().nr_running().min(places)
+            {
                 self.meter.missed(self.now, self.now.saturating_sub(record.time).0);
             }
         }
@@ -141,7 +143,8 @@ impl Worker {
         if std::mem::replace(&mut thread.is_runnable, is_runnable) != is_runnable
             && let Some(task) = self.members.task_mut(id)
         {
-            task.nr_runnable = if is_runnable { task.nr_runnable + 1 } else { task.nr_runnable.saturating_sub(1) };
+            task.nr_runnable =
+                if is_runnable { task.nr_runnable + 1 } else { task.nr_runnable.saturating_sub(1) };
         }
         let Some(nr_runnable) = self.members.task(id).map(|t| t.nr_runnable) else { return };
         if is_runnable {
@@ -172,7 +175,8 @@ impl Worker {
         self.parts.sensor.inherit(ptid, tid);
         let is_thread = pid == ppid;
         if is_thread && !self.parts.parker.is_per_thread() {
-            self.members.insert_thread(tid, Thread { task: parent.task, pid, is_runnable: true, last_record: time });
+            self.members
+                .insert_thread(tid, Thread { task: parent.task, pid, is_runnable: true, last_record: time });
             if let Some(task) = self.members.task_mut(parent.task) {
                 task.nr_threads += 1;
                 task.nr_runnable += 1;
@@ -225,8 +229,8 @@ impl Worker {
                 charged_at: now,
                 nr_runnable: 1,
                 nr_threads: 1,
-            is_arriving: false,
-            has_short_slice: false,
+                is_arriving: false,
+                has_short_slice: false,
             },
         );
         if let Some(thread) = self.members.thread_mut(tid) {
@@ -328,7 +332,8 @@ impl Worker {
             if self.members.thread(tid).is_some() {
                 continue;
             }
-            let known = self.members.threads_of(pid).first().and_then(|&t| Some(self.members.thread(t)?.task));
+            let known =
+                self.members.threads_of(pid).first().and_then(|&t| Some(self.members.thread(t)?.task));
             if let Some(known) = known
                 && self.parts.sensor.attach(tid).is_ok()
                 && let Err(error) = self.adopt(known, pid, tid, true, self.now)

@@ -55,7 +55,8 @@ impl Found {
                 *entry = (m.start_time, (m.host, params));
             }
         }
-        let mut processes: Vec<_> = known.iter().map(|(&pid, &(start, params))| (pid, start, Some(params))).collect();
+        let mut processes: Vec<_> =
+            known.iter().map(|(&pid, &(start, params))| (pid, start, Some(params))).collect();
         if let Some(mount) = cgroup::v2_mount() {
             for dir in cgroup::find_ours(&mount, &format!("{}{tag}.", cgroup::PREFIX)) {
                 for pid in cgroup::undo(&dir).unwrap_or_default() {
@@ -217,10 +218,9 @@ impl Worker {
             };
             let clock =
                 if is_single || !per_thread { CpuClock::process(pid)? } else { CpuClock::thread(pid, tid)? };
-            let id = self
-                .members
-                .reserve(MAX_TASKS)
-                .ok_or_else(|| Refusal::new(libc::ENOSPC, format!("a group has at most {MAX_TASKS} tasks")))?;
+            let id = self.members.reserve(MAX_TASKS).ok_or_else(|| {
+                Refusal::new(libc::ENOSPC, format!("a group has at most {MAX_TASKS} tasks"))
+            })?;
             self.parts.parker.attach(Target { id, pid, tid });
             if let Err(e) = self.dispatch.add(id, params, false, now) {
                 self.parts.parker.detach(id);
@@ -377,7 +377,9 @@ impl Worker {
         }
         task.has_short_slice = is_interactive;
         let runtime = if is_interactive { SHORT_NS } else { 0 };
-        if let Err(error) = sched::set(task.tid, &sched::Attr { nice: i32::from(nice), runtime, ..sched::Attr::default() }) {
+        if let Err(error) =
+            sched::set(task.tid, &sched::Attr { nice: i32::from(nice), runtime, ..sched::Attr::default() })
+        {
             tracing::debug!(tid = task.tid, %error, "the host's slice is not set");
         }
     }

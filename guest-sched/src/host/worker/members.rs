@@ -211,7 +211,8 @@ impl Members {
 
     /// Gives the tasks of a process.
     pub fn tasks_of(&self, pid: i32) -> Vec<TaskId> {
-        let mut ids: Vec<TaskId> = self.threads_of(pid).iter().filter_map(|t| Some(self.thread(*t)?.task)).collect();
+        let mut ids: Vec<TaskId> =
+            self.threads_of(pid).iter().filter_map(|t| Some(self.thread(*t)?.task)).collect();
         ids.sort_unstable();
         ids.dedup();
         ids

@@ -162,7 +162,10 @@ impl Meter {
     pub fn totals(&self, now: Nanos) -> Totals {
         let second = now.0 / BUCKET.0;
         let oldest = second.saturating_sub(BUCKETS as u64 - 1);
-        let mut t = Totals { window_ns: now.saturating_sub(self.started.max(Nanos(oldest * BUCKET.0))).0, ..Totals::default() };
+        let mut t = Totals {
+            window_ns: now.saturating_sub(self.started.max(Nanos(oldest * BUCKET.0))).0,
+            ..Totals::default()
+        };
         for b in self.buckets.iter().filter(|b| b.second >= oldest && b.second <= second) {
             t.asked_ns += b.asked;
             t.got_ns += b.got;

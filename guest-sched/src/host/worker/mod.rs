@@ -35,8 +35,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use self::dispatch::{Action, Dispatch, HostState};
 use self::members::Members;
 use self::meter::{Meter, Phase};
-pub(crate) use self::parts::tag;
 use self::parts::Parts;
+pub(crate) use self::parts::tag;
 use super::park::Outcome;
 use super::proto::{Event, GroupConfig, Message, SOCKET};
 use super::sensor::Record;
@@ -184,7 +184,8 @@ impl Worker {
     fn run(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 16];
         while self.end.is_none() {
-            let timeout = self.next_timer().map(|at| Duration::from_nanos(at.saturating_sub(self.tick_now()).0));
+            let timeout =
+                self.next_timer().map(|at| Duration::from_nanos(at.saturating_sub(self.tick_now()).0));
             let n = process::epoll_wait(self.epoll.0.as_fd(), &mut events, timeout)?;
             self.tick_now();
             for event in &events[..n] {
@@ -215,7 +216,10 @@ impl Worker {
 
     fn next_timer(&self) -> Option<Nanos> {
         let balance = self.dispatch.policy().next_balance();
-        [self.deadline, self.leave_check, self.audit.next(), self.ears.listen_again(), balance].into_iter().flatten().min()
+        [self.deadline, self.leave_check, self.audit.next(), self.ears.listen_again(), balance]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Brings the host in line with the policy.
@@ -256,7 +260,8 @@ impl Worker {
         if self.steer_inner(id, false) {
             return;
         }
-        self.leave_check = Some(self.leave_check.unwrap_or(now + timing::LEAVE_CHECK).min(now + timing::LEAVE_CHECK));
+        self.leave_check =
+            Some(self.leave_check.unwrap_or(now + timing::LEAVE_CHECK).min(now + timing::LEAVE_CHECK));
         if let Err(error) = self.parts.parker.park(id) {
             self.lose(id, &error);
         }
@@ -340,7 +345,8 @@ impl Worker {
 
 /// Starts another keeper, whose worker takes our place.
 fn start_keeper(state_dir: &Path) {
-    let started = std::process::Command::new("/proc/self/exe").arg(super::client::KEEPER_ARG).arg(state_dir).spawn();
+    let started =
+        std::process::Command::new("/proc/self/exe").arg(super::client::KEEPER_ARG).arg(state_dir).spawn();
     if let Err(error) = started {
         tracing::error!(%error, "no keeper can be started; the members run free");
     }

@@ -82,7 +82,9 @@ impl Worker {
 
     /// Takes in the group at the other end of `link` as one task, which `pid` stands for.
     pub(super) fn nest(&mut self, pid: i32, link: Option<OwnedFd>) -> Result<(), Refusal> {
-        let link = SeqPacket::from_fd(link.ok_or_else(|| Refusal::new(libc::EBADF, "no socket came with the request"))?);
+        let link = SeqPacket::from_fd(
+            link.ok_or_else(|| Refusal::new(libc::EBADF, "no socket came with the request"))?,
+        );
         if !self.members.threads_of(pid).is_empty() {
             return Err(Refusal::new(libc::EEXIST, "the representative is a member already"));
         }
@@ -185,7 +187,9 @@ impl Worker {
             }
             return true;
         }
-        let Some(at) = self.inners.iter().position(|i| i.link.as_fd().as_raw_fd() == fd) else { return false };
+        let Some(at) = self.inners.iter().position(|i| i.link.as_fd().as_raw_fd() == fd) else {
+            return false;
+        };
         match self.inners[at].link.try_recv(&mut buf) {
             Ok((len, _)) if len > 0 => {
                 if let Some((word, usage)) = parse(&buf[..len]) {

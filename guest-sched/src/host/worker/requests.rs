@@ -80,21 +80,26 @@ impl Worker {
             }
             Request::SetNice { pid, nice } => {
                 self.member(pid)?;
-                let nice = Nice::new(i32::from(nice)).ok_or_else(|| Refusal::new(libc::EINVAL, "nice is -20..=19"))?;
+                let nice = Nice::new(i32::from(nice))
+                    .ok_or_else(|| Refusal::new(libc::EINVAL, "nice is -20..=19"))?;
                 for id in self.members.tasks_of(pid) {
                     self.charge(id);
-                    self.dispatch.set_nice(id, nice, self.now).map_err(|e| Refusal::new(libc::EINVAL, e.to_string()))?;
+                    self.dispatch
+                        .set_nice(id, nice, self.now)
+                        .map_err(|e| Refusal::new(libc::EINVAL, e.to_string()))?;
                     self.publish_task(id);
                 }
                 Ok(())
             }
             Request::SetClass { pid, class } => {
                 self.member(pid)?;
-                let class =
-                    to_class(class).ok_or_else(|| Refusal::new(libc::EINVAL, "real-time priorities are 1..=99"))?;
+                let class = to_class(class)
+                    .ok_or_else(|| Refusal::new(libc::EINVAL, "real-time priorities are 1..=99"))?;
                 for id in self.members.tasks_of(pid) {
                     self.charge(id);
-                    self.dispatch.set_class(id, class, self.now).map_err(|e| Refusal::new(libc::EINVAL, e.to_string()))?;
+                    self.dispatch
+                        .set_class(id, class, self.now)
+                        .map_err(|e| Refusal::new(libc::EINVAL, e.to_string()))?;
                     self.publish_task(id);
                 }
                 Ok(())
@@ -132,7 +137,10 @@ impl Worker {
         self.charge_running();
         if config.policy != self.config.policy {
             if self.members.nr_processes() > 0 {
-                return Err(Refusal::new(libc::EBUSY, "the scheduler can be changed while the group is empty"));
+                return Err(Refusal::new(
+                    libc::EBUSY,
+                    "the scheduler can be changed while the group is empty",
+                ));
             }
             let policy = crate::policy_by_name(&config.policy, config.vcpus)
                 .ok_or_else(|| Refusal::new(libc::EINVAL, "no such scheduler"))?;
@@ -140,7 +148,9 @@ impl Worker {
         }
         let limit = config.cpu_max.quota_us.map(|quota| (quota, config.cpu_max.period_us));
         if config.cpu_max != self.config.cpu_max {
-            self.bandwidth.set_limit(limit, self.now).map_err(|e| Refusal::new(libc::EINVAL, e.to_string()))?;
+            self.bandwidth
+                .set_limit(limit, self.now)
+                .map_err(|e| Refusal::new(libc::EINVAL, e.to_string()))?;
             self.meter.settle_cap(self.now);
         }
         self.bandwidth.set_vcpus(config.vcpus);

@@ -101,7 +101,9 @@ impl Worker {
             if self.dispatch.host_state(id) == Some(super::HostState::On)
                 && let Some(task) = self.members.task(id)
             {
-                deadline = deadline.min(task.charged_at.saturating_add(Nanos((budget.0 as f64 / self.rate.max(0.25)) as u64)));
+                deadline = deadline.min(
+                    task.charged_at.saturating_add(Nanos((budget.0 as f64 / self.rate.max(0.25)) as u64)),
+                );
             }
         }
         if self.bandwidth.limit().is_some() {
