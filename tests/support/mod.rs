@@ -1,5 +1,5 @@
 //! What the end-to-end tests share: a daemon of one's own, programs that end with the test, and looks at `/proc`.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, unreachable_pub)] // a module of each test file, which uses its part of it
 
 use std::fs;
 use std::path::{Path, PathBuf};

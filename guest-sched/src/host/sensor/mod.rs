@@ -71,7 +71,11 @@ impl Sensor {
                 let event = ThreadEvent::open(Report::Tracepoint(tp.switch.id), tid, ring)?;
                 event.set_filter(LEFT_RUNQUEUE)?;
                 events.push(event);
-                events.push(ThreadEvent::open(Report::Tracepoint(tp.wakeup.id), tid, ring)?);
+                // Wake-ups are reported of the member, and by it: those that its CPU's interrupts make while it runs. The worker's
+                // timer is one of them, at each slice's end.
+                let event = ThreadEvent::open(Report::Tracepoint(tp.wakeup.id), tid, ring)?;
+                event.set_filter(&format!("pid != {}", std::process::id()))?;
+                events.push(event);
             }
         }
         Ok(events)

@@ -156,7 +156,7 @@ impl Worker {
             if let Err(error) = self.dispatch.woke(id, Waker::Task, self.now) {
                 tracing::debug!(%error, "wake");
             }
-            self.tune_slice(id);
+            self.tune_slice(id, true);
         } else if nr_runnable == 0 {
             self.went_out(id, how);
         }

@@ -365,18 +365,17 @@ impl Worker {
         }
     }
 
-    /// A member that the policy holds to be interactive is given short slices by the host (Linux 6.12), so that it gets its turn soon
-    /// among the host's other processes as well; others are not.
-    pub(super) fn tune_slice(&mut self, id: TaskId) {
+    /// A member that has just woken is given short slices by the host (Linux 6.12), so that it gets its turn soon among the
+    /// host's other processes as well; one that comes back from being parked keeps them only if the policy holds it to be interactive.
+    pub(super) fn tune_slice(&mut self, id: TaskId, is_short: bool) {
         const SHORT_NS: u64 = 100_000;
-        let is_interactive = self.dispatch.info(id).is_ok_and(|i| i.is_interactive);
         let nice = self.config.nice;
         let Some(task) = self.members.task_mut(id) else { return };
-        if task.has_short_slice == is_interactive {
+        if task.has_short_slice == is_short {
             return;
         }
-        task.has_short_slice = is_interactive;
-        let runtime = if is_interactive { SHORT_NS } else { 0 };
+        task.has_short_slice = is_short;
+        let runtime = if is_short { SHORT_NS } else { 0 };
         if let Err(error) =
             sched::set(task.tid, &sched::Attr { nice: i32::from(nice), runtime, ..sched::Attr::default() })
         {

@@ -281,7 +281,8 @@ impl Worker {
         if self.steer_inner(id, true) {
             return;
         }
-        self.tune_slice(id);
+        let is_interactive = self.dispatch.info(id).is_ok_and(|i| i.is_interactive);
+        self.tune_slice(id, is_interactive);
         if let Err(error) = self.parts.parker.resume(id) {
             self.lose(id, &error);
         }

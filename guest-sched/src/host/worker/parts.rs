@@ -43,15 +43,30 @@ pub(super) fn choose(forced: &Forced) -> Mode {
             mode::Sensor::Switch
         }
     });
-    // Measured (docs/adr/0001): with a strict handover the group counts like one process without any envelope, and its interactive
-    // members get their turn among the host's other processes many times sooner than inside one.
-    let envelope = forced.envelope.unwrap_or(mode::Envelope::None);
+    let envelope = forced.envelope.unwrap_or_else(|| {
+        // Measured (docs/adr/0001): with a strict handover the group counts like one process without any envelope, and its
+        // interactive members get their turn many times sooner. But a scheduler before EEVDF (Linux 6.6) places whoever is resumed
+        // ahead of the others, at each handover; there an envelope is better, where it can be had.
+        if kernel_version() < (6, 6) && Envelope::new("probe", 0).is_ok() {
+            mode::Envelope::Cgroup
+        } else {
+            mode::Envelope::None
+        }
+    });
     let handover = match (forced.handover, envelope) {
         (Some(handover), _) => handover,
         (None, mode::Envelope::Cgroup) => Handover::Overlap,
         (None, _) => Handover::Strict,
     };
     Mode { park, handover, sensor, envelope }
+}
+
+/// The kernel's version and sublevel; 0.0 where it cannot be read.
+fn kernel_version() -> (u32, u32) {
+    let release =
+        nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Whether we may make cgroups below our own in the v2 hierarchy and freeze them: root may, and a user to whom it was delegated.

@@ -134,6 +134,8 @@ impl Worker {
             self.is_throttled = false;
             return;
         }
+        // The quota flows in with time: what was used meanwhile has to be known before it is asked.
+        self.charge_running();
         let was = self.is_throttled;
         self.is_throttled = super::is_throttled(self.bandwidth.state(self.now));
         if was && !self.is_throttled {
