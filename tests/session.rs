@@ -5,7 +5,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use support::{Daemon, Program, alone, assert_shares, can_run, wait_for};
+use support::{Daemon, Program, alone, assert_shares, can_run, wait_until};
 
 #[test]
 fn session_with_cat_and_mv_gives_half_and_two_quarters() {
@@ -39,20 +39,48 @@ fn session_with_cat_and_mv_gives_half_and_two_quarters() {
         m
     });
     assert_shares(&[a.pid(), b.pid(), c.pid()], &[50.0, 25.0, 25.0], 2.0, 4);
-    let error: f64 = daemon
-        .key(&format!("sched-groups/{id}/cpu.promise"), "error_pct")
-        .expect("a key")
-        .parse()
-        .expect("a number");
+    let error = daemon.number(&format!("sched-groups/{id}/cpu.promise"), "error_pct");
     assert!(error.abs() < 5.0, "the group's own account is off by {error} %");
 
     // The group ends with its holder, and gives its members back.
     cat.kill().expect("killed");
     cat.wait().expect("reaped");
-    wait_for(5, "the group to end", || (!daemon.path("sched-groups").join(&id).exists()).then_some(()));
-    wait_for(5, "the members to be where they came from", || {
-        (!support::cgroup_of(b.pid()).contains("compartment.")).then_some(())
+    wait_until(5, "the group to end", || !daemon.path("sched-groups").join(&id).exists());
+    wait_until(5, "the members to be where they came from", || {
+        [&b, &c].iter().all(|p| !support::cgroup_of(p.pid()).contains("compartment."))
     });
+    assert_shares(&[a.pid(), b.pid(), c.pid()], &[33.3, 33.3, 33.3], 3.0, 3);
+}
+
+/// The same typed into a shell, with a lasting group.
+#[test]
+fn session_typed_into_a_shell() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    let daemon = Daemon::start();
+    let (a, b, c) = (Program::spin(), Program::spin(), Program::spin());
+    let script = format!(
+        "set -e; cd {tree}; mkdir web; echo 2000 > web/slice_usec; cat web/slice_usec; mv 0/{b} 0/{c} web; \
+         ls web | grep -c '^[0-9]'; cat web/{b}/comm; echo 5 > web/{c}/nice; cat web/{c}/nice; echo 0 > web/{c}/nice",
+        tree = daemon.path("sched-groups").display(),
+        b = b.pid(),
+        c = c.pid()
+    );
+    let output = support::sh(&script);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2000\n2\nsh\n5\n", "{output:?}");
+
+    assert_shares(&[a.pid(), b.pid(), c.pid()], &[50.0, 25.0, 25.0], 2.0, 3);
+
+    let script = format!(
+        "set -e; cd {tree}; rmdir web 2>/dev/null && exit 9; mv web/{b} web/{c} 0; rmdir web; ls",
+        tree = daemon.path("sched-groups").display(),
+        b = b.pid(),
+        c = c.pid()
+    );
+    let output = support::sh(&script);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n", "{output:?}");
     assert_shares(&[a.pid(), b.pid(), c.pid()], &[33.3, 33.3, 33.3], 3.0, 3);
 }
 
@@ -63,8 +91,7 @@ fn guest_nice_divides_the_group_and_not_the_host() {
     }
     let _alone = alone();
     let daemon = Daemon::start();
-    daemon.mkdir("nice");
-    daemon.write("sched-groups/nice/slice_usec", "20000").expect("a slice");
+    daemon.group("nice", 20_000);
     let (a, b, c) = (Program::spin(), Program::spin(), Program::spin());
     for p in [&b, &c] {
         daemon.join("nice", p.pid()).expect("joined");
@@ -85,8 +112,7 @@ fn two_groups_of_different_size_get_the_same() {
     let _alone = alone();
     let daemon = Daemon::start();
     daemon.mkdir("one");
-    daemon.mkdir("five");
-    daemon.write("sched-groups/five/slice_usec", "10000").expect("a slice");
+    daemon.group("five", 10_000);
     let one = Program::spin();
     let five: Vec<Program> = (0..5).map(|_| Program::spin()).collect();
     daemon.join("one", one.pid()).expect("joined");

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// that a number that belongs to somebody else by now is not taken for them.
 pub fn is_alive(pid: i32, dir: &Path) -> bool {
     if pid <= 0 || process::stat(pid).map_or(true, |stat| stat.is_dead()) {
+        return false;
+    }
+    // Anybody may give their process such arguments. (The kernel gives it to root where the binary has capabilities.)
+    let me = nix::unistd::geteuid().as_raw();
+    if !std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|m| [me, 0].contains(&m.uid())) {
         return false;
     }
     let args = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

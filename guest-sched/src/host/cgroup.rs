@@ -71,11 +71,20 @@ pub fn above_ours(path: &str) -> &str {
             *at += part.len() + 1;
             Some((start, part))
         })
-        .find(|(_, part)| part.starts_with(PREFIX))
+        .find(|(_, part)| is_ours(part))
     {
         Some((start, _)) => path[..start].trim_end_matches('/'),
         None => path.trim_end_matches('/'),
     }
+}
+
+/// Whether a directory is named as ours are: others may well call theirs `compartment.slice`.
+fn is_ours(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(PREFIX) else { return false };
+    let (tag, pid) = rest.split_once('.').map_or((rest, ""), |(tag, pid)| (tag, pid));
+    tag.len() == 8
+        && tag.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        && pid.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Gives the directory of a path in a hierarchy.
@@ -174,8 +183,10 @@ mod tests {
 
     #[test]
     fn above_ours_cuts_at_first_of_ours() {
-        assert_eq!(above_ours("/a/b/compartment.x.1/u0"), "/a/b");
-        assert_eq!(above_ours("/compartment.x.1"), "");
+        assert_eq!(above_ours("/a/b/compartment.0123abcd.1/u0"), "/a/b");
+        assert_eq!(above_ours("/compartment.0123abcd.1"), "");
+        assert_eq!(above_ours("/compartment.0123abcd"), "");
+        assert_eq!(above_ours("/compartment.slice/a"), "/compartment.slice/a");
         assert_eq!(above_ours("/a/b"), "/a/b");
         assert_eq!(above_ours("/"), "");
     }

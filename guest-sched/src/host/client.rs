@@ -1,7 +1,7 @@
 //! The daemon's end of a worker: start it, find it again, ask it, hear from it, notice its end.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use host_sys::{Pidfd, SeqPacket};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::proto::{CONFIG, Event, GroupConfig, GuestClass, MESSAGE_MAX, Message, Request, SOCKET};
 use super::table::{Snapshot, Table, TableError};
@@ -218,8 +219,11 @@ impl Worker {
     /// # Errors
     /// [`WorkerError`].
     pub fn configure(&self, config: &GroupConfig) -> Result<(), WorkerError> {
+        // What cannot be kept is not asked for.
+        let what = "write the group's configuration";
+        let new = prepare_config(&self.state_dir, config).map_err(unreachable(what))?;
         self.ask(&Request::Configure(config.clone()), None)?;
-        write_config(&self.state_dir, config).map_err(unreachable("write the group's configuration"))
+        std::fs::rename(new, self.state_dir.join(CONFIG)).map_err(unreachable(what))
     }
 
     /// Has the worker publish everything as of now.
@@ -268,6 +272,8 @@ impl Worker {
             Ok(Message::Refused { errno, reason }) => Err(WorkerError::Refused { errno, reason }),
             Ok(_) => Ok(()),
             Err(e) => {
+                // An answer that comes later must not be taken for that of the next request: the daemon connects anew.
+                let _ = shutdown(self.socket.as_fd().as_raw_fd(), Shutdown::Both);
                 let kind = match e {
                     RecvTimeoutError::Timeout => io::Error::from_raw_os_error(libc::ETIMEDOUT),
                     RecvTimeoutError::Disconnected => io::Error::from_raw_os_error(libc::EPIPE),
@@ -279,9 +285,14 @@ impl Worker {
 }
 
 fn write_config(state_dir: &Path, config: &GroupConfig) -> io::Result<()> {
-    let tmp = state_dir.join(format!("{CONFIG}.new"));
-    std::fs::write(&tmp, serde_json::to_vec_pretty(config)?)?;
-    std::fs::rename(tmp, state_dir.join(CONFIG))
+    std::fs::rename(prepare_config(state_dir, config)?, state_dir.join(CONFIG))
+}
+
+/// Writes the configuration beside its place, to be renamed there.
+fn prepare_config(state_dir: &Path, config: &GroupConfig) -> io::Result<PathBuf> {
+    let new = state_dir.join(format!("{CONFIG}.new"));
+    std::fs::write(&new, serde_json::to_vec_pretty(config)?)?;
+    Ok(new)
 }
 
 /// Reads the configuration of the group in `state_dir`.

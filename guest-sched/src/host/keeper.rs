@@ -55,14 +55,14 @@ fn keep(state_dir: &Path, table: &Table) -> ExitCode {
         };
         wait_for_end(pidfd.as_fd());
         resume_all(table);
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+        let status = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
         if table.is_dissolved() {
             return ExitCode::SUCCESS;
         }
         drop(pidfd);
         // What the worker had open is open here too, and of no use to the next one.
         let _ = close_from(3);
-        tracing::warn!(worker = pid, "a worker died; its members are resumed");
+        tracing::warn!(worker = pid, ?status, "a worker died; its members are resumed");
         short_lives = if started.elapsed() < SHORT_LIFE { short_lives + 1 } else { 0 };
         if short_lives >= MAX_SHORT_LIVES {
             tracing::error!("workers die as soon as they start; the group is given up");

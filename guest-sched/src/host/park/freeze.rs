@@ -136,14 +136,18 @@ impl Freezer {
         let task = self.tasks.get_mut(&id).ok_or_else(no_task)?;
         task.origin = Some(origin);
         if let Some(old) = task.unit.replace(unit) {
-            self.leave_unit(old);
+            self.leave_unit(old, id);
         }
         Ok(())
     }
 
-    fn leave_unit(&mut self, unit: u64) {
+    fn leave_unit(&mut self, unit: u64, id: TaskId) {
         let Some(u) = self.units.get_mut(&unit) else { return };
         u.nr_tasks -= 1;
+        if u.entering == Some(id) {
+            // Who was born there meanwhile is not to be frozen in its stead.
+            (u.entering, u.wants_frozen) = (None, false);
+        }
         if u.nr_tasks == 0 && !u.is_pending {
             self.remove_unit(unit);
         }
@@ -193,6 +197,9 @@ impl Freezer {
     fn set_frozen(&mut self, unit: u64, id: TaskId, frozen: bool) -> io::Result<()> {
         let u = self.units.get_mut(&unit).ok_or_else(no_task)?;
         u.wants_frozen = frozen;
+        if u.is_pending && frozen {
+            u.entering = Some(id);
+        }
         if u.is_pending || u.is_frozen == frozen {
             return Ok(());
         }
@@ -211,6 +218,15 @@ impl Freezer {
         Ok(())
     }
 
+    /// Whether the task's unit, frozen by us, has these lines in its `cgroup.events`.
+    fn has_events(&self, id: TaskId, lines: &[&str]) -> bool {
+        let unit = self.tasks.get(&id).and_then(|t| t.unit).and_then(|unit| self.units.get(&unit));
+        unit.filter(|u| u.is_frozen && !u.is_pending).is_some_and(|u| {
+            let events = std::fs::read_to_string(u.dir.join("cgroup.events")).unwrap_or_default();
+            lines.iter().all(|line| events.lines().any(|l| l == *line))
+        })
+    }
+
     fn finish(&mut self, done: super::mover::Done) {
         let Some(u) = self.units.get_mut(&done.token) else {
             if let Err(error) = &done.result {
@@ -220,15 +236,19 @@ impl Freezer {
         };
         u.is_pending = false;
         let entering = u.entering.take();
-        let wants_frozen = u.wants_frozen;
+        let (wants_frozen, is_shared) = (u.wants_frozen, u.nr_tasks > 1);
+        u.wants_frozen &= !is_shared;
         if u.nr_tasks == 0 {
             self.remove_unit(done.token);
             return;
         }
         let Some(id) = entering else { return };
-        let result = done
-            .result
-            .and_then(|()| if wants_frozen { self.set_frozen(done.token, id, true) } else { Ok(()) });
+        let result = done.result.and_then(|()| match (wants_frozen, is_shared) {
+            (false, _) => Ok(()),
+            (true, false) => self.set_frozen(done.token, id, true),
+            // A child was born into the unit since it moved there; it may be the one that is to run now.
+            (true, true) => self.separate(id, true),
+        });
         self.outcomes.push(match result {
             Ok(()) => Outcome::Ready(id),
             Err(e) => Outcome::Failed(id, e),
@@ -304,19 +324,18 @@ impl Parker for Freezer {
     }
 
     fn is_out(&self, id: TaskId) -> bool {
-        let Some(u) = self.tasks.get(&id).and_then(|t| t.unit).and_then(|unit| self.units.get(&unit)) else {
-            return false;
-        };
-        u.is_frozen
-            && std::fs::read_to_string(u.dir.join("cgroup.events"))
-                .is_ok_and(|t| t.lines().any(|l| l == "frozen 1"))
+        self.has_events(id, &["frozen 1", "populated 1"])
+    }
+
+    fn is_lost(&self, id: TaskId) -> bool {
+        self.has_events(id, &["populated 0"])
     }
 
     fn exited(&mut self, id: TaskId) {
         self.table.set_parked(id.index(), Parked::No);
         let Some(task) = self.remove(id) else { return };
         if let Some(unit) = task.unit {
-            self.leave_unit(unit);
+            self.leave_unit(unit, id);
         }
         self.remove_process_if_unused(task.target.pid);
     }
@@ -335,11 +354,14 @@ impl Parker for Freezer {
                     u.is_frozen = false;
                 }
             }
-            if let Some(origin) = &task.origin {
+            // Where somebody else has put it, it stays.
+            let is_ours = cgroup::v2_path(task.target.pid, task.target.tid)
+                .is_ok_and(|path| cgroup::above_ours(&path) != path.trim_end_matches('/'));
+            if let Some(origin) = task.origin.as_ref().filter(|_| is_ours) {
                 let steps = vec![Step::Write(origin.join("cgroup.procs"), task.target.pid.to_string())];
                 self.mover.queue(0, steps);
             }
-            self.leave_unit(unit);
+            self.leave_unit(unit, id);
         }
         self.remove_process_if_unused(task.target.pid);
         self.table.set_parked(id.index(), Parked::No);

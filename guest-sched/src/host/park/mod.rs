@@ -64,6 +64,11 @@ pub trait Parker: std::fmt::Debug {
     /// Says whether the task is off the runqueue by now; asked when the sensor may have missed it.
     fn is_out(&self, id: TaskId) -> bool;
 
+    /// Says whether the task is where it cannot be parked any more: somebody else has moved it.
+    fn is_lost(&self, _id: TaskId) -> bool {
+        false
+    }
+
     /// Forgets a task that ended.
     fn exited(&mut self, id: TaskId);
 

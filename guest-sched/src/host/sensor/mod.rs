@@ -6,7 +6,7 @@
 mod record;
 mod tracepoints;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -105,9 +105,15 @@ impl Sensor {
 
     /// Stops watching a thread that goes on. Others that were watched through the same events get their own.
     pub fn detach(&mut self, tid: i32) {
-        let Some(gone) = self.events.remove(&tid) else { return };
+        self.detach_all(&[tid]);
+    }
+
+    /// As [`Sensor::detach`], for several threads at once.
+    pub fn detach_all(&mut self, tids: &[i32]) {
+        let gone: Vec<Events> = tids.iter().filter_map(|tid| self.events.remove(tid)).collect();
+        let all: HashSet<_> = gone.iter().map(Rc::as_ptr).collect();
         let sharers: Vec<i32> =
-            self.events.iter().filter(|(_, e)| Rc::ptr_eq(e, &gone)).map(|(&t, _)| t).collect();
+            self.events.iter().filter(|(_, e)| all.contains(&Rc::as_ptr(e))).map(|(&t, _)| t).collect();
         for sharer in sharers {
             if let Err(error) = self.attach(sharer) {
                 tracing::debug!(tid = sharer, %error, "a thread cannot be watched any more");

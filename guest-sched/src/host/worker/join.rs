@@ -2,17 +2,20 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 
 use host_sys::process;
 use host_sys::sched;
 
 use super::members::{CpuClock, Task, Thread};
-use super::{MAX_TASKS, Worker};
+use super::{MAX_TASKS, Worker, breathe};
 use crate::host::cgroup;
 use crate::host::park::Target;
 use crate::host::proto::{Event, GuestClass};
 use crate::host::table::{HostParams, Table};
 use crate::types::{Class, Nanos, Nice, RtPriority, TaskId, TaskParams};
+
+const SCHED_DEADLINE: u8 = 6;
 
 /// A refusal, as the daemon's caller shall see it.
 #[derive(Debug)]
@@ -33,8 +36,14 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// What a process had before it joined, and what the guest gave it instead.
-type Before = (HostParams, TaskParams);
+/// What each thread of a process had before it joined, and what the guest gave it instead; with the first thread's for those that are not named.
+type Before = HashMap<i32, (HostParams, TaskParams)>;
+
+/// Where a worker that starts keeps what its predecessor has left, until it has taken that over: it may die meanwhile as well.
+const BEFORE: &str = "members.before";
+
+/// A thread in that file: process, thread, start time, nice, policy and priority of the host, nice and class of the guest.
+type Kept = (i32, i32, u64, (i8, u8, u8), (i8, GuestClass));
 
 /// What an earlier worker of the group has left.
 #[derive(Debug, Default)]
@@ -45,18 +54,36 @@ pub(super) struct Found {
 
 impl Found {
     /// Reads the table and undoes what is left of the earlier worker's cgroups.
-    pub(super) fn read(table: &Table, tag: &str) -> Self {
-        let mut known: HashMap<i32, (u64, Before)> = HashMap::new();
+    pub(super) fn read(table: &Table, tag: &str, state_dir: &Path) -> Self {
+        let file = state_dir.join(BEFORE);
+        let mut kept: Vec<Kept> =
+            std::fs::read(&file).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
         for m in table.snapshot().members.into_iter().filter(|m| !m.is_group) {
-            let nice = Nice::new(i32::from(m.nice)).unwrap_or_default();
-            let params = TaskParams { nice, class: to_class(m.class).unwrap_or_default() };
-            let entry = known.entry(m.pid).or_insert((m.start_time, (m.host, params)));
-            if m.tid == m.pid {
-                *entry = (m.start_time, (m.host, params));
+            let host = (m.host.nice, m.host.policy, m.host.rt_priority);
+            kept.push((m.pid, m.tid, m.start_time, host, (m.nice, m.class)));
+        }
+        if !kept.is_empty()
+            && let Err(error) = serde_json::to_vec(&kept).map_err(io::Error::from).and_then(|b| {
+                std::fs::write(file.with_extension("new"), b)?;
+                std::fs::rename(file.with_extension("new"), &file)
+            })
+        {
+            tracing::warn!(%error, "should this worker die before it has taken its members back, they run free");
+        }
+        let mut known: HashMap<i32, (u64, Before)> = HashMap::new();
+        for (pid, tid, start_time, (nice, policy, rt_priority), (guest_nice, class)) in kept {
+            let nice_of_guest = Nice::new(i32::from(guest_nice)).unwrap_or_default();
+            let params = TaskParams { nice: nice_of_guest, class: to_class(class).unwrap_or_default() };
+            let host = HostParams { nice, policy, rt_priority };
+            let entry = known.entry(pid).or_default();
+            if entry.0 != start_time {
+                *entry = (start_time, Before::new());
             }
+            entry.1.insert(tid, (host, params));
+            entry.1.entry(pid).or_insert((host, params));
         }
         let mut processes: Vec<_> =
-            known.iter().map(|(&pid, &(start, params))| (pid, start, Some(params))).collect();
+            known.iter().map(|(&pid, (start, before))| (pid, *start, Some(before.clone()))).collect();
         if let Some(mount) = cgroup::v2_mount() {
             for dir in cgroup::find_ours(&mount, &format!("{}{tag}.", cgroup::PREFIX)) {
                 for pid in cgroup::undo(&dir).unwrap_or_default() {
@@ -64,8 +91,9 @@ impl Found {
                         && let Ok(stat) = process::stat(pid)
                     {
                         // A child of a member that the earlier worker had not heard of yet.
-                        let params = known.get(&stat.ppid).map(|k| k.1);
-                        processes.push((pid, stat.start_time, params));
+                        let parent = known.get(&stat.ppid).and_then(|k| k.1.get(&stat.ppid));
+                        let before = parent.map(|parent| Before::from([(pid, *parent)]));
+                        processes.push((pid, stat.start_time, before));
                     }
                 }
             }
@@ -115,11 +143,12 @@ impl Worker {
     pub(super) fn take_back(&mut self, found: Found) {
         let mut members = 0;
         let is_restart = !found.processes.is_empty();
-        for (pid, start_time, params) in found.processes {
-            if self.take_in(pid, start_time, params).is_ok() {
+        for (pid, start_time, before) in found.processes {
+            if self.take_in(pid, start_time, before.as_ref()).is_ok() {
                 members += 1;
             }
         }
+        let _ = std::fs::remove_file(self.state_dir.join(BEFORE));
         if is_restart {
             tracing::info!(members, "members of an earlier worker were taken back");
             self.restarted = Some(Event::Restarted { members });
@@ -131,7 +160,7 @@ impl Worker {
         &mut self,
         pid: i32,
         start_time: u64,
-        before: Option<Before>,
+        before: Option<&Before>,
     ) -> Result<(), Refusal> {
         let stat = process::stat(pid)?;
         if stat.start_time != start_time || stat.is_exiting() {
@@ -139,6 +168,12 @@ impl Worker {
         }
         if stat.is_kernel_thread() {
             return Err(Refusal::new(libc::EOPNOTSUPP, "it is a thread of the kernel"));
+        }
+        if host_params(pid)?.policy == SCHED_DEADLINE {
+            return Err(Refusal::new(
+                libc::EOPNOTSUPP,
+                "a deadline process cannot be parked without breaking its promise",
+            ));
         }
         if !self.members.threads_of(pid).is_empty() {
             return Err(Refusal::new(libc::EEXIST, "the process is a member already"));
@@ -152,6 +187,7 @@ impl Worker {
             }
             for tid in new {
                 done.push(tid);
+                breathe(done.len());
                 match self.parts.sensor.attach(tid) {
                     Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
                     Err(e) => {
@@ -187,11 +223,12 @@ impl Worker {
         pid: i32,
         start_time: u64,
         tids: &[i32],
-        before: Option<Before>,
+        before: Option<&Before>,
     ) -> Result<(), Refusal> {
         let per_thread = self.parts.parker.is_per_thread();
         let is_single = tids.len() == 1;
-        for &tid in tids {
+        for (nr, &tid) in tids.iter().enumerate() {
+            breathe(nr);
             let Ok(stat) = process::thread_stat(pid, tid) else { continue };
             if stat.is_exiting() {
                 continue;
@@ -209,8 +246,9 @@ impl Worker {
                 }
                 continue;
             }
-            let (host, params) = match before {
-                Some(before) => before,
+            let (host, params) = match before.and_then(|before| before.get(&tid).or_else(|| before.get(&pid)))
+            {
+                Some(before) => *before,
                 None => {
                     let host = host_params(tid)?;
                     (host, guest_params(host))
@@ -301,7 +339,8 @@ impl Worker {
     /// Strikes out the tasks of a process, and resumes them.
     fn forget_process(&mut self, pid: i32) -> Vec<(i32, Task)> {
         let mut gone = Vec::new();
-        for id in self.members.tasks_of(pid) {
+        for (nr, id) in self.members.tasks_of(pid).into_iter().enumerate() {
+            breathe(nr);
             self.charge(id);
             if let Err(error) = self.dispatch.remove(id, self.now) {
                 tracing::debug!(%error, "remove");
@@ -339,9 +378,7 @@ impl Worker {
         }
         let tids = self.members.threads_of(pid).to_vec();
         let gone = self.forget_process(pid);
-        for tid in tids {
-            self.parts.sensor.detach(tid);
-        }
+        self.parts.sensor.detach_all(&tids);
         for (_, task) in &gone {
             if let Err(error) = set_host_params(task.tid, task.host) {
                 tracing::debug!(tid = task.tid, %error, "the host's nice is not restored");

@@ -8,6 +8,8 @@
 use crate::types::Nanos;
 
 const BUCKETS: usize = 10;
+/// A capped group that was not stopped for so long is not held back by its cap.
+const FREE_RUN: Nanos = Nanos::from_millis(100);
 const BUCKET: Nanos = Nanos::from_secs(1);
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,6 +68,7 @@ pub struct Meter {
     pending_got: u64,
     pending_cap: u64,
     is_backlogged: bool,
+    let_run: u64,
 }
 
 impl Meter {
@@ -80,6 +83,7 @@ impl Meter {
             pending_got: 0,
             pending_cap: 0,
             is_backlogged: false,
+            let_run: 0,
         }
     }
 
@@ -109,6 +113,7 @@ impl Meter {
         } else {
             self.window = 0;
         }
+        self.let_run = if past.is_shut { 0 } else { self.let_run + length };
         match past.cap_ppm {
             // The cap's part of the time in which somebody wanted to run; without such time the cap is no promise.
             Some(ppm) if past.nr_runnable > 0 => {
@@ -120,6 +125,11 @@ impl Meter {
             None => self.bucket(now).asked += missing * length,
         }
         self.phase = next;
+        if past.cap_ppm.is_some() && self.let_run > FREE_RUN.0 {
+            // For so long it was others on the host, not the cap, that kept the group from more.
+            self.settle_cap(now);
+            self.let_run = 0;
+        }
     }
 
     /// A place was empty for so long though somebody wanted to run.
@@ -211,6 +221,26 @@ mod tests {
 
         let totals = meter.totals(Nanos(9 * MS));
         assert_eq!((totals.excess_ns, totals.worst_window_ns), (5 * MS, 5 * MS));
+    }
+
+    #[test]
+    fn cap_that_stops_is_what_is_asked_and_one_that_does_not_is_no_promise() {
+        let phase =
+            |is_shut| Phase { nr_runnable: 1, nr_on_host: 1, places: 1, is_shut, cap_ppm: Some(500_000) };
+        let mut meter = Meter::new(Nanos::ZERO);
+        meter.turn(Nanos::ZERO, phase(false));
+        meter.got(Nanos(9 * MS), 9 * MS);
+        meter.turn(Nanos(9 * MS), phase(true));
+        meter.turn(Nanos(20 * MS), phase(false));
+        meter.settle_cap(Nanos(20 * MS));
+        assert_eq!(meter.totals(Nanos(20 * MS)).asked_ns, 10 * MS);
+
+        // Others on the host leave the group a third: the cap never stops it.
+        meter.got(Nanos(130 * MS), 37 * MS);
+        meter.turn(Nanos(130 * MS), phase(false));
+
+        let totals = meter.totals(Nanos(130 * MS));
+        assert_eq!((totals.asked_ns, totals.got_ns), (47 * MS, 46 * MS));
     }
 
     #[test]

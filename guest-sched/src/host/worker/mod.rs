@@ -37,6 +37,7 @@ use self::members::Members;
 use self::meter::{Meter, Phase};
 use self::parts::Parts;
 pub(crate) use self::parts::tag;
+use super::cgroup;
 use super::park::Outcome;
 use super::proto::{Event, GroupConfig, Message, SOCKET};
 use super::sensor::Record;
@@ -116,7 +117,7 @@ impl Worker {
         let table = Arc::new(Table::create(state_dir).map_err(io::Error::other)?);
         let tag = parts::tag(state_dir);
         let mode = parts::choose(&config.forced);
-        let before = join::Found::read(&table, &tag);
+        let before = join::Found::read(&table, &tag, state_dir);
         table.clear_all();
         let parts = Parts::open(&tag, &config, Arc::clone(&table), mode)?;
         let policy = crate::policy_by_name(&config.policy, config.vcpus.max(1))
@@ -301,7 +302,8 @@ impl Worker {
     }
 
     fn hear_parker(&mut self) {
-        for outcome in self.parts.parker.outcomes() {
+        for (nr, outcome) in self.parts.parker.outcomes().into_iter().enumerate() {
+            breathe(nr);
             match outcome {
                 Outcome::Ready(id) => self.arrived(id),
                 Outcome::Failed(id, error) => self.lose(id, &error),
@@ -319,6 +321,19 @@ impl Worker {
         }
     }
 
+    /// Empties and removes what is left of the members' cgroups: a child of which nothing was heard yet may be in one.
+    fn clear_cgroups(&self) {
+        if self.parts.mode.park != super::mode::Park::Freeze {
+            return;
+        }
+        let prefix = format!("{}{}.", cgroup::PREFIX, parts::tag(&self.state_dir));
+        for dir in cgroup::v2_mount().iter().flat_map(|mount| cgroup::find_ours(mount, &prefix)) {
+            if let Err(error) = cgroup::undo(&dir) {
+                tracing::warn!(dir = %dir.display(), %error, "a cgroup is left behind");
+            }
+        }
+    }
+
     fn finish(&mut self) {
         let pids: Vec<i32> = self.members.processes().collect();
         if self.end == Some(End::Dissolved) {
@@ -326,6 +341,7 @@ impl Worker {
                 self.begin_release(pid);
             }
             self.parts.parker.settle();
+            self.clear_cgroups();
             if let Some(envelope) = &mut self.parts.envelope {
                 envelope.dissolve();
             }
@@ -341,6 +357,14 @@ impl Worker {
             self.parts.parker.settle();
             start_keeper(&self.state_dir);
         }
+    }
+}
+
+/// Sleeps for a moment now and then in long work: a real-time thread that does not for half a second is ended by the kernel
+/// (`RLIMIT_RTTIME`, see [`host_sys::sched::favour_self`]), and a process of some thousand threads takes that long.
+fn breathe(nr: usize) {
+    if nr % 64 == 63 {
+        std::thread::sleep(Duration::from_micros(50));
     }
 }
 

@@ -69,8 +69,13 @@ impl Worker {
         let leaving = self.dispatch.leaving().to_vec();
         for id in leaving {
             // A nested group's worker says itself when it is out.
-            if !self.is_inner(id) && self.parts.parker.is_out(id) {
+            if self.is_inner(id) {
+                continue;
+            }
+            if self.parts.parker.is_out(id) {
                 self.went_out(id, Sleep::Interruptible);
+            } else if self.parts.parker.is_lost(id) {
+                self.lose(id, &std::io::Error::other("somebody else has moved it to another cgroup"));
             }
         }
         self.leave_check = (!self.dispatch.leaving().is_empty()).then_some(self.now + LEAVE_CHECK);
