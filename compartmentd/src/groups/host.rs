@@ -52,7 +52,9 @@ pub struct ProcFs;
 
 impl Host for ProcFs {
     fn process(&self, pid: i32) -> Option<Process> {
-        let stat = process::stat(pid).ok().filter(|stat| !stat.is_dead())?;
+        // The first thread may have ended before the others, or may just be replaced by another one that executes a program.
+        let has_others = || process::threads(pid).is_ok_and(|tids| tids.len() > 1);
+        let stat = process::stat(pid).ok().filter(|stat| !stat.is_dead() || has_others())?;
         // /proc/TID exists for every thread, and is not listed.
         (process::thread_group(pid).ok()? == pid).then_some(Process {
             pid,

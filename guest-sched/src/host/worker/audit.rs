@@ -84,12 +84,18 @@ impl Worker {
             match look {
                 Err(_) => self.strike_out(tid, thread),
                 Ok(stat) if stat.is_dead() => self.strike_out(tid, thread),
-                Ok(stat) => match self.dispatch.host_state(id) {
-                    Some(HostState::Asleep | HostState::On) if stat.is_runnable() != thread.is_runnable => {
+                Ok(stat) => {
+                    let is_only = self.members.task(id).is_some_and(|t| t.nr_threads == 1);
+                    let is_wrong = match self.dispatch.host_state(id) {
+                        // Parking and resuming do not touch what is known of the thread: only the look counts.
+                        Some(HostState::On) if is_only => !stat.is_runnable(),
+                        Some(HostState::On | HostState::Asleep) => stat.is_runnable() != thread.is_runnable,
+                        _ => false,
+                    };
+                    if is_wrong {
                         self.set_thread_runnable(tid, stat.is_runnable(), Sleep::Interruptible);
                     }
-                    _ => {}
-                },
+                }
             }
         }
         self.virtualise_nice(id);

@@ -16,6 +16,8 @@ use crate::types::{Nanos, Sleep, TaskId, Waker};
 
 /// How long a sensor that talks of nothing but our own doings is not listened to.
 const DEAF: Nanos = Nanos::from_millis(1);
+/// The same while somebody is on the way out.
+const DEAF_TO_LEAVING: Nanos = Nanos::from_micros(200);
 
 /// The rings as the loop waits for them. Switch records tell of every preemption of a member, also of those by the worker
 /// itself: on one CPU that is a storm, each wake-up making the next. So after records without news the loop is deaf for a while.
@@ -70,13 +72,12 @@ impl Worker {
             self.records = records;
             self.tick_now();
         }
-        // With somebody on the way out, the record of that is waited for, and comes soon.
-        let is_storm = nr_records > 0
-            && !has_news
-            && self.parts.mode.sensor == mode::Sensor::Switch
-            && self.dispatch.leaving().is_empty();
+        let is_storm = nr_records > 0 && !has_news && self.parts.mode.sensor == mode::Sensor::Switch;
         if is_storm && self.ears.listen_again.is_none() {
-            self.ears.listen_again = Some(self.now + DEAF);
+            // With somebody on the way out, the record of that is waited for, and comes soon. But several would never get away
+            // if each of their turns were cut short by our hearing of it.
+            let pause = if self.dispatch.leaving().is_empty() { DEAF } else { DEAF_TO_LEAVING };
+            self.ears.listen_again = Some(self.now + pause);
             self.ears.set(&self.epoll, false);
         }
     }
@@ -157,6 +158,7 @@ impl Worker {
                 tracing::debug!(%error, "wake");
             }
             self.tune_slice(id, true);
+            self.close_check();
         } else if nr_runnable == 0 {
             self.went_out(id, how);
         }
@@ -315,13 +317,10 @@ impl Worker {
             return;
         }
         let Ok(alive) = process::threads(pid) else { return };
-        self.adopt_unknown(pid, &alive);
-        for tid in self.members.threads_of(pid).to_vec() {
-            if !alive.contains(&tid)
-                && let Some(thread) = self.members.thread(tid)
-            {
-                self.strike_out(tid, thread);
-            }
+        // The end of each thread that ended was told before; who is missing all the same has another number now.
+        match self.members.threads_of(pid).iter().copied().find(|tid| !alive.contains(tid)) {
+            Some(renamed) => self.retake(pid, renamed),
+            None => self.adopt_unknown(pid, &alive),
         }
         self.report(Event::Executed { pid });
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use host_sys::process;
 use host_sys::sched;
@@ -112,6 +113,12 @@ pub(super) fn to_class(class: GuestClass) -> Option<Class> {
     })
 }
 
+/// Whether a process has a thread that goes on. The first one may have ended before the others, or may just be replaced by another one.
+fn has_living_thread(pid: i32) -> bool {
+    let is_living = |tid| process::thread_stat(pid, tid).is_ok_and(|stat| !stat.is_exiting());
+    process::threads(pid).is_ok_and(|tids| tids.into_iter().any(is_living))
+}
+
 fn host_params(tid: i32) -> io::Result<HostParams> {
     let attr = sched::get(tid)?;
     Ok(HostParams { nice: attr.nice as i8, policy: attr.policy as u8, rt_priority: attr.priority as u8 })
@@ -162,8 +169,24 @@ impl Worker {
         start_time: u64,
         before: Option<&Before>,
     ) -> Result<(), Refusal> {
+        const TRIES: u32 = 10;
+        let mut tries = 0;
+        loop {
+            let taken = self.try_to_take_in(pid, start_time, before);
+            tries += 1;
+            match taken {
+                // While a thread that is not the first one executes a program, none can be found for a moment.
+                Err(Refusal { errno: libc::ESRCH, .. }) if tries < TRIES && has_living_thread(pid) => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    fn try_to_take_in(&mut self, pid: i32, start_time: u64, before: Option<&Before>) -> Result<(), Refusal> {
         let stat = process::stat(pid)?;
-        if stat.start_time != start_time || stat.is_exiting() {
+        if stat.start_time != start_time || (stat.is_exiting() && !has_living_thread(pid)) {
             return Err(Refusal::new(libc::ESRCH, "the process has ended"));
         }
         if stat.is_kernel_thread() {
@@ -362,6 +385,24 @@ impl Worker {
             }
         }
         gone
+    }
+
+    /// A thread that was not the first one has executed a program: it has the first one's number now, but is where it was itself, with its
+    /// own clock and under its own watch. Takes the process in anew.
+    pub(super) fn retake(&mut self, pid: i32, tid: i32) {
+        let Some(task) = self.members.thread(tid).and_then(|t| self.members.task(t.task)) else { return };
+        let (start_time, host) = (task.start_time, task.host);
+        let params = self.members.thread(tid).and_then(|t| self.dispatch.info(t.task).ok()).map(|i| i.params);
+        let before = Before::from([(pid, (host, params.unwrap_or_default()))]);
+        let tids = self.members.threads_of(pid).to_vec();
+        self.forget_process(pid);
+        self.parts.sensor.detach_all(&tids);
+        if let Err(Refusal { reason, .. }) = self.take_in(pid, start_time, Some(&before)) {
+            if let Some(envelope) = &mut self.parts.envelope {
+                envelope.leave(pid);
+            }
+            self.report(Event::Escaped { pid, reason });
+        }
     }
 
     /// Lets a process go, everything restored that joining has changed.

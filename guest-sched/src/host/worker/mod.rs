@@ -284,6 +284,7 @@ impl Worker {
         }
         let is_interactive = self.dispatch.info(id).is_ok_and(|i| i.is_interactive);
         self.tune_slice(id, is_interactive);
+        self.leave_check.get_or_insert(now + timing::LEAVE_CHECK);
         if let Err(error) = self.parts.parker.resume(id) {
             self.lose(id, &error);
         }

@@ -1,5 +1,6 @@
 //! Charging, slices, the cap, and on which CPU the worker itself runs.
 
+use host_sys::process;
 use host_sys::sched::Favour;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -78,7 +79,48 @@ impl Worker {
                 self.lose(id, &std::io::Error::other("somebody else has moved it to another cgroup"));
             }
         }
-        self.leave_check = (!self.dispatch.leaving().is_empty()).then_some(self.now + LEAVE_CHECK);
+        self.check_resumed();
+        let is_open = !self.dispatch.leaving().is_empty() || self.is_waiting_for_wake();
+        self.leave_check = is_open.then_some(self.now + LEAVE_CHECK);
+    }
+
+    /// There is nobody to look at any more.
+    pub(super) fn close_check(&mut self) {
+        if self.leave_check.is_some() && self.dispatch.leaving().is_empty() && !self.is_waiting_for_wake() {
+            self.leave_check = None;
+        }
+    }
+
+    /// Looks at those who were resumed and of whom nothing was heard since. One that fell asleep by itself while it was told to leave,
+    /// and where nothing wakes it (`vfork` waits for the child so), sleeps on: then it is somebody else's turn.
+    fn check_resumed(&mut self) {
+        let silent = |id: &TaskId| !self.is_inner(*id) && self.members.task(*id).is_some_and(|t| t.nr_runnable == 0);
+        for id in self.dispatch.on().iter().copied().filter(silent).collect::<Vec<_>>() {
+            let Some(pid) = self.members.task(id).map(|t| t.pid) else { continue };
+            let tids: Vec<i32> = self
+                .members
+                .threads_of(pid)
+                .iter()
+                .copied()
+                .filter(|&t| self.members.thread(t).is_some_and(|t| t.task == id))
+                .collect();
+            let is_runnable = |tid: &&i32| process::thread_stat(pid, **tid).is_ok_and(|s| s.is_runnable());
+            let runnable = tids.iter().find(is_runnable).copied();
+            if self.parts.sensor.has_records() {
+                // Younger news than the look: then the look proves nothing.
+                continue;
+            }
+            match runnable {
+                Some(tid) => self.set_thread_runnable(tid, true, Sleep::default()),
+                None => self.went_out(id, Sleep::Interruptible),
+            }
+        }
+    }
+
+    /// Whether one that was resumed has not been heard of since.
+    pub(super) fn is_waiting_for_wake(&self) -> bool {
+        let is_silent = |id: &TaskId| self.members.task(*id).is_some_and(|t| t.nr_runnable == 0);
+        self.dispatch.on().iter().any(is_silent)
     }
 
     /// A task left the host's runqueue.
@@ -93,9 +135,7 @@ impl Worker {
         {
             task.parked_since = None;
         }
-        if self.dispatch.leaving().is_empty() {
-            self.leave_check = None;
-        }
+        self.close_check();
     }
 
     /// Looks at the cap, and sets the timer for whatever ends first: a slice, the cap's budget, the cap's stop.
