@@ -94,7 +94,8 @@ impl Worker {
     /// Looks at those who were resumed and of whom nothing was heard since. One that fell asleep by itself while it was told to leave,
     /// and where nothing wakes it (`vfork` waits for the child so), sleeps on: then it is somebody else's turn.
     fn check_resumed(&mut self) {
-        let silent = |id: &TaskId| !self.is_inner(*id) && self.members.task(*id).is_some_and(|t| t.nr_runnable == 0);
+        let silent =
+            |id: &TaskId| !self.is_inner(*id) && self.members.task(*id).is_some_and(|t| t.nr_runnable == 0);
         for id in self.dispatch.on().iter().copied().filter(silent).collect::<Vec<_>>() {
             let Some(pid) = self.members.task(id).map(|t| t.pid) else { continue };
             let tids: Vec<i32> = self
