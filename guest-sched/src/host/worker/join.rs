@@ -453,9 +453,6 @@ impl Worker {
             return;
         }
         task.has_short_slice = is_short;
-        // Setting the slice sets the nice value too: what somebody else has set meanwhile is not to be lost.
-        self.virtualise_nice(id);
-        let Some(task) = self.members.task(id) else { return };
         let runtime = if is_short { SHORT_NS } else { 0 };
         if let Err(error) =
             sched::set(task.tid, &sched::Attr { nice: i32::from(nice), runtime, ..sched::Attr::default() })
