@@ -35,6 +35,7 @@ pub struct Attr {
 const TYPE_SOFTWARE: u32 = 1;
 const TYPE_TRACEPOINT: u32 = 2;
 const COUNT_SW_DUMMY: u64 = 9;
+const COUNT_SW_BPF_OUTPUT: u64 = 10;
 
 const SAMPLE_TID: u64 = 1 << 1;
 const SAMPLE_TIME: u64 = 1 << 2;
@@ -44,9 +45,11 @@ const SAMPLE_RAW: u64 = 1 << 10;
 const FLAG_INHERIT: u64 = 1 << 1;
 const FLAG_EXCLUDE_KERNEL: u64 = 1 << 5;
 const FLAG_EXCLUDE_HV: u64 = 1 << 6;
+const FLAG_MMAP: u64 = 1 << 8;
 const FLAG_COMM: u64 = 1 << 9;
 const FLAG_TASK: u64 = 1 << 13;
 const FLAG_WATERMARK: u64 = 1 << 14;
+const FLAG_MMAP_DATA: u64 = 1 << 17;
 const FLAG_SAMPLE_ID_ALL: u64 = 1 << 18;
 const FLAG_COMM_EXEC: u64 = 1 << 24;
 const FLAG_USE_CLOCKID: u64 = 1 << 25;
@@ -54,6 +57,7 @@ const FLAG_CONTEXT_SWITCH: u64 = 1 << 26;
 
 const IOC_SET_OUTPUT: u64 = 0x2405;
 const IOC_SET_FILTER: u64 = 0x4008_2406;
+const IOC_SET_BPF: u64 = 0x4004_2408;
 
 /// What an event reports into its ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,8 +67,12 @@ pub enum Report {
         /// Report context switches as well.
         switches: bool,
     },
+    /// Fork, exit and exec of the thread, and each new mapping of its address space.
+    Mappings,
     /// Each hit of the tracepoint with this number, with its raw data.
     Tracepoint(u64),
+    /// What a program of the kernel's machine writes.
+    Program,
 }
 
 fn attr(report: Report) -> Attr {
@@ -85,11 +93,24 @@ fn attr(report: Report) -> Attr {
                 attr.flags |= FLAG_CONTEXT_SWITCH;
             }
         }
+        Report::Mappings => {
+            attr.kind = TYPE_SOFTWARE;
+            attr.config = COUNT_SW_DUMMY;
+            attr.flags |= FLAG_EXCLUDE_KERNEL | FLAG_EXCLUDE_HV | FLAG_TASK | FLAG_COMM | FLAG_COMM_EXEC;
+            attr.flags |= FLAG_MMAP | FLAG_MMAP_DATA;
+        }
         Report::Tracepoint(id) => {
             attr.kind = TYPE_TRACEPOINT;
             attr.config = id;
             attr.sample_period = 1;
             attr.sample_type |= SAMPLE_RAW;
+        }
+        Report::Program => {
+            attr.kind = TYPE_SOFTWARE;
+            attr.config = COUNT_SW_BPF_OUTPUT;
+            attr.sample_period = 1;
+            attr.sample_type |= SAMPLE_RAW;
+            attr.flags &= !FLAG_INHERIT;
         }
     }
     attr
@@ -113,6 +134,17 @@ impl ThreadEvent {
         Ok(Self { fd })
     }
 
+    /// Has a program run at each hit of a tracepoint, on any CPU and by whomever, for as long as the value lives.
+    pub(crate) fn with_program(id: u64, cpu: i32, program: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut attr = attr(Report::Tracepoint(id));
+        // The event itself only counts.
+        (attr.sample_period, attr.flags) = (0, 0);
+        let fd = sys::perf_event_open(&attr, -1, cpu)?;
+        let raw = std::os::fd::AsRawFd::as_raw_fd(&program);
+        sys::perf_ioctl(fd.as_fd(), IOC_SET_BPF, raw as u64)?;
+        Ok(Self { fd })
+    }
+
     /// Lets through only hits for which the filter expression (as in tracefs) holds.
     ///
     /// # Errors
@@ -120,6 +152,12 @@ impl ThreadEvent {
     pub fn set_filter(&self, filter: &str) -> io::Result<()> {
         let filter = CString::new(filter)?;
         sys::perf_ioctl_str(self.fd.as_fd(), IOC_SET_FILTER, &filter)
+    }
+}
+
+impl AsFd for ThreadEvent {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -29,6 +29,14 @@ impl Pidfd {
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         sys::pidfd_send_signal(self.fd.as_fd(), signal)
     }
+
+    /// Copies a descriptor out of the process.
+    ///
+    /// # Errors
+    /// `EPERM` without the right to trace it, `EBADF`, `ESRCH`.
+    pub fn copy_fd(&self, fd: i32) -> io::Result<OwnedFd> {
+        sys::pidfd_getfd(self.fd.as_fd(), fd)
+    }
 }
 
 impl AsFd for Pidfd {
@@ -66,13 +74,23 @@ pub fn fork_sharing_fds() -> io::Result<ForkResult> {
 pub fn exit_now(code: i32) -> ! {
     sys::exit_now(code)
 }
-
-/// Closes every descriptor from `first` up.
+/// Closes every descriptor but these.
 ///
 /// # Errors
-/// Those of `close_range`.
-pub fn close_from(first: u32) -> io::Result<()> {
-    sys::close_range(first, u32::MAX)
+/// Those of reading `/proc/self/fd`.
+pub fn close_all_but(keep: &[i32]) -> io::Result<()> {
+    let entries = std::fs::read_dir("/proc/self/fd")?;
+    let open: Vec<u32> = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| !keep.contains(&fd.cast_signed())) {
+        let _ = sys::close_range(fd, fd);
+    }
+    Ok(())
+}
+
+/// Takes over a descriptor known by its number only, as another process that shares our table, or the kernel, has put it there. The
+/// caller sees to it that nobody else owns it.
+pub fn take_fd(fd: i32) -> Option<OwnedFd> {
+    sys::own_given(fd)
 }
 
 /// Writes to a descriptor known by its number only, at offset 0. Errors are of no use to the caller: whoever reads of a number in a

@@ -15,6 +15,21 @@ pub struct SeqPacket {
     fd: OwnedFd,
 }
 
+/// A message as it came, from somebody who may send anything.
+#[derive(Debug)]
+pub struct Received {
+    /// How many of its bytes are in the buffer; 0 is the end of the connection.
+    pub len: usize,
+    /// Whether it fitted into the buffer.
+    pub is_whole: bool,
+    /// Every descriptor that came with it. Closing one may take long: whoever serves its file may be asked.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// The most descriptors that the kernel lets through in one message (`SCM_MAX_FD`). With less room than for all of them, those that came would be
+/// ours without our knowing.
+const FDS_MAX: usize = 253;
+
 /// A listening `SOCK_SEQPACKET` socket; never blocks in [`Listener::accept`].
 #[derive(Debug)]
 pub struct Listener {
@@ -130,8 +145,21 @@ impl SeqPacket {
         self.recv_flags(buf, MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT)
     }
 
+    /// As [`SeqPacket::try_recv`], for messages from those who are not trusted: nothing that came with one is dropped here.
+    ///
+    /// # Errors
+    /// `WouldBlock` if no message waits, and those of `recvmsg`.
+    pub fn try_recv_any(&self, buf: &mut [u8]) -> io::Result<Received> {
+        self.recv_any(buf, MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT)
+    }
+
     fn recv_flags(&self, buf: &mut [u8], flags: MsgFlags) -> io::Result<(usize, Option<OwnedFd>)> {
-        let mut space = nix::cmsg_space!([RawFd; 1]);
+        let Received { len, is_whole, mut fds } = self.recv_any(buf, flags)?;
+        if is_whole { Ok((len, fds.pop())) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+
+    fn recv_any(&self, buf: &mut [u8], flags: MsgFlags) -> io::Result<Received> {
+        let mut space = nix::cmsg_space!([RawFd; FDS_MAX]);
         let mut iov = [IoSliceMut::new(buf)];
         let message = loop {
             match recvmsg::<()>(self.fd.as_raw_fd(), &mut iov, Some(&mut space), flags) {
@@ -139,18 +167,14 @@ impl SeqPacket {
                 other => break other?,
             }
         };
-        let mut fd = None;
+        let mut owned = Vec::new();
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = control {
-                for raw in fds {
-                    fd = Some(crate::sys::own_received(raw));
-                }
+                owned.extend(fds.into_iter().map(crate::sys::own_received));
             }
         }
-        if message.flags.contains(MsgFlags::MSG_TRUNC) {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        Ok((message.bytes, fd))
+        let is_whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
+        Ok(Received { len: message.bytes, is_whole, fds: owned })
     }
 }
 

@@ -90,6 +90,47 @@ pub(crate) fn perf_ioctl_str(fd: BorrowedFd<'_>, request: u64, arg: &CStr) -> io
     check(libc::c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, arg.as_ptr()) })).map(drop)
 }
 
+fn bpf(command: libc::c_long, attr: &[u64; 16]) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is longer than the parts of the kernel's union that its commands used here read; pointers in it are the callers' affair.
+    check(unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(attr)) })
+}
+
+/// Two 32-bit words as they lie in memory.
+fn pair(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// Makes a map with keys and values of 4 bytes.
+pub(crate) fn bpf_map_create(kind: u32, max_entries: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr = [0; 16];
+    (attr[0], attr[1], attr[2]) = (pair(kind, 4), pair(4, max_entries), pair(flags, 0));
+    bpf(0, &attr).map(own)
+}
+
+pub(crate) fn bpf_map_update(map: BorrowedFd<'_>, key: u32, value: u32) -> io::Result<()> {
+    let mut attr = [0; 16];
+    // The kernel reads 4 bytes at each of the two, which live through the call.
+    (attr[0], attr[1], attr[2]) =
+        (pair(map.as_raw_fd() as u32, 0), &raw const key as u64, &raw const value as u64);
+    bpf(2, &attr).map(drop)
+}
+
+pub(crate) fn bpf_map_delete(map: BorrowedFd<'_>, key: u32) -> io::Result<()> {
+    let mut attr = [0; 16];
+    // As above.
+    (attr[0], attr[1]) = (pair(map.as_raw_fd() as u32, 0), &raw const key as u64);
+    bpf(3, &attr).map(drop)
+}
+
+pub(crate) fn bpf_prog_load(kind: u32, instructions: &[u64], licence: &CStr) -> io::Result<OwnedFd> {
+    let mut attr = [0; 16];
+    // The kernel reads so many instructions and a terminated string, which live through the call.
+    attr[0] = pair(kind, instructions.len() as u32);
+    (attr[1], attr[2]) = (instructions.as_ptr() as u64, licence.as_ptr() as u64);
+    bpf(5, &attr).map(own)
+}
+
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: integers only.
     check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map(own)
@@ -116,6 +157,44 @@ pub(crate) fn fork_files() -> io::Result<i32> {
     // so no lock can be held by a thread that is not there any more.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize) };
     check(pid).map(|pid| pid as i32)
+}
+
+/// Makes a child that writes `1` to a file when the calling thread has died, and does nothing else; gives its PID. It writes to `ready` as
+/// soon as it will hear of that.
+pub(crate) fn fork_last_will(file: BorrowedFd<'_>, ready: BorrowedFd<'_>) -> io::Result<i32> {
+    const SIGNAL: i32 = libc::SIGUSR2;
+    // SAFETY: integers only.
+    let parent = unsafe { libc::getpid() };
+    // SAFETY: without CLONE_VM this is a fork. The process may have other threads, of which the child has none: until it ends it makes
+    // system calls only, and takes no lock and no memory.
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) })?;
+    if pid != 0 {
+        return Ok(pid as i32);
+    }
+    // SAFETY: calls of the child's own thread on its own descriptors and on values of this frame, which outlives it.
+    unsafe {
+        let mut all = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+        libc::prctl(libc::PR_SET_PDEATHSIG, SIGNAL);
+        libc::write(ready.as_raw_fd(), c"1".as_ptr().cast(), 1);
+        libc::prctl(libc::PR_SET_NAME, c"comp-will".as_ptr());
+        libc::setsid();
+        libc::chdir(c"/".as_ptr());
+        libc::dup2(file.as_raw_fd(), 0);
+        libc::syscall(libc::SYS_close_range, 1, u32::MAX, 0);
+        let mut info = std::mem::zeroed::<libc::siginfo_t>();
+        // Its parent may be dead already; then nothing is told any more.
+        while libc::getppid() == parent {
+            // The kernel tells of the death in the name of the process of the thread that has died.
+            if libc::sigwaitinfo(&raw const all, &raw mut info) == SIGNAL && info.si_pid() == parent {
+                break;
+            }
+        }
+        libc::write(0, c"1".as_ptr().cast(), 1);
+        libc::_exit(0)
+    }
 }
 
 pub(crate) fn sched_setattr(tid: i32, attr: &crate::sched::Attr) -> io::Result<()> {
@@ -179,4 +258,301 @@ pub(crate) fn epoll_pwait2(
         Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
         other => other.map(|n| n as usize),
     }
+}
+
+/// An `ioctl` whose argument is a structure of 64-bit words that the kernel reads and may write.
+pub(crate) fn ioctl_words(fd: BorrowedFd<'_>, request: u64, words: &mut [u64]) -> io::Result<()> {
+    // SAFETY: the request's size field is at most that of `words` (the callers pair them). Addresses inside the words are only read by the
+    // kernel and belong to buffers that the caller borrows, or to another address space.
+    check(libc::c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, words.as_mut_ptr()) }))
+        .map(drop)
+}
+
+/// As [`ioctl_words`], for `PAGEMAP_SCAN`, which gives a count and writes regions into `out`.
+pub(crate) fn pagemap_scan(
+    fd: BorrowedFd<'_>,
+    arg: &mut [u64; 12],
+    out: &mut [[u64; 3]],
+) -> io::Result<usize> {
+    const PAGEMAP_SCAN: u64 = 0xC060_6610;
+    arg[0] = 96;
+    arg[5] = out.as_mut_ptr() as u64;
+    arg[6] = out.len() as u64;
+    // SAFETY: `arg` is a complete `pm_scan_arg`; its vector is `out`, exclusively borrowed, of the length said.
+    check(libc::c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), PAGEMAP_SCAN as _, arg.as_mut_ptr()) }))
+        .map(|n| n as usize)
+}
+
+/// Does reads side by side; their results are in them afterwards. At most as many as the ring has entries.
+pub(crate) fn ring_read(
+    ring: &mut io_uring::IoUring,
+    reads: &mut [crate::reads::Read<'_>],
+    meanwhile: impl FnOnce(),
+) -> io::Result<()> {
+    use io_uring::{opcode, types};
+    let mut pushed = 0;
+    for (i, read) in reads.iter_mut().enumerate() {
+        let (buf, len) = (read.buf.as_mut_ptr(), read.buf.len() as u32);
+        let entry = opcode::Read::new(types::Fd(read.fd.as_raw_fd()), buf, len).offset(read.offset).build();
+        // SAFETY: buffer and descriptor are borrowed by `reads`, and we do not return before every entry that was taken has completed.
+        if unsafe { ring.submission().push(&entry.user_data(i as u64)) }.is_err() {
+            break;
+        }
+        pushed += 1;
+    }
+    for read in &mut reads[pushed..] {
+        read.result = Err(io::ErrorKind::WouldBlock.into());
+    }
+    // What is not taken now is taken below.
+    if ring.submit().is_ok() {
+        // Nor may we be left by a panic.
+        let abort = AbortOnDrop;
+        meanwhile();
+        std::mem::forget(abort);
+    }
+    let mut completed = 0;
+    while completed < pushed {
+        match ring.submit_and_wait(pushed - completed) {
+            Ok(_) => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+            // Nothing that was taken may still be under way when the buffers are given back.
+            Err(e) if completed == 0 && ring.submission().len() == pushed => return Err(e),
+            Err(_) => std::process::abort(),
+        }
+        for done in ring.completion() {
+            completed += 1;
+            if let Some(read) = reads.get_mut(done.user_data() as usize) {
+                read.result = match done.result() {
+                    n if n >= 0 && n as usize == read.buf.len() => Ok(()),
+                    n if n >= 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                    error => Err(io::Error::from_raw_os_error(-error)),
+                };
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ends the process where it is dropped.
+struct AbortOnDrop;
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}
+
+/// Copies a descriptor of another process.
+pub(crate) fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) }).map(own)
+}
+
+/// Takes over a descriptor that the kernel has put into our table, such as that of a forked child's userfaultfd.
+pub(crate) fn own_given(fd: i32) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD reads no memory; the caller asserts that nobody else owns the number.
+    (fd >= 0 && unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0).then(|| own(fd.into()))
+}
+
+/// Reads straight into mapped words.
+pub(crate) fn read_words(fd: BorrowedFd<'_>, words: &[AtomicU64]) -> io::Result<usize> {
+    // SAFETY: atomics may be written through a shared reference, here by the kernel; `words` is as long as said.
+    let n = unsafe {
+        libc::read(fd.as_raw_fd(), words.as_ptr() as *mut libc::c_void, std::mem::size_of_val(words))
+    };
+    check(n as libc::c_long).map(|n| n as usize)
+}
+
+/// `ptrace` requests that have integers, or a word to read or write, as arguments.
+pub(crate) fn ptrace_word(request: libc::c_uint, tid: i32, addr: usize, data: usize) -> io::Result<()> {
+    // SAFETY: the callers use requests whose arguments are integers.
+    check(unsafe { libc::ptrace(request as _, tid, addr, data) }).map(drop)
+}
+
+const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
+const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
+
+/// Replaces the signal mask of a stopped tracee; gives the old one.
+pub(crate) fn ptrace_swap_mask(tid: i32, mask: u64) -> io::Result<u64> {
+    let mut old = 0u64;
+    // SAFETY: the kernel writes the 8 bytes that `addr` says.
+    check(unsafe { libc::ptrace(PTRACE_GETSIGMASK as _, tid, 8usize, &raw mut old) })?;
+    // SAFETY: the kernel reads the 8 bytes that `addr` says.
+    check(unsafe { libc::ptrace(PTRACE_SETSIGMASK as _, tid, 8usize, &raw const mask) })?;
+    Ok(old)
+}
+
+// The agent: what runs in a member's address space beside it, as a process of its own. It does system calls that it is told in shared
+// words at r12 (see `agent`), one batch for each byte that it reads from its socket, and sends the byte back. When nobody holds the
+// other end any more, it kills the member: its missing pages could not be had again.
+#[cfg(target_arch = "x86_64")]
+core::arch::global_asm!(
+    ".pushsection .rodata.compartment_agent, \"a\"",
+    ".balign 64",
+    ".globl compartment_agent_begin",
+    "compartment_agent_begin:",
+    "syscall", // clone, in the member
+    "test rax, rax",
+    "jz 5f",
+    "int3",
+    // The child: makes a child of its own, tells its number, and ends. So the agent is no child of the member's, and is reaped by init.
+    "5:",
+    "mov edi, 0x800100", // clone(CLONE_VM | CLONE_UNTRACED)
+    "xor esi, esi",
+    "xor edx, edx",
+    "xor r10d, r10d",
+    "xor r8d, r8d",
+    "mov eax, 56",
+    "syscall",
+    "test rax, rax",
+    "jz 2f",
+    "mov qword ptr [r12 + 32], rax",
+    "xor edi, edi", // exit(0)
+    "mov eax, 60",
+    "syscall",
+    "2:",
+    "mov edi, dword ptr [r12 + 8]", // read(socket, &byte, 1)
+    "lea rsi, [r12 + 24]",
+    "mov edx, 1",
+    "xor eax, eax",
+    "syscall",
+    "cmp rax, -4",
+    "je 2b",
+    "cmp rax, 1",
+    "jne 6f",
+    "mov r13, qword ptr [r12]",
+    "lea r14, [r12 + 4096]",
+    "3:",
+    "test r13, r13",
+    "jz 4f",
+    "mov rax, qword ptr [r14]",
+    "mov rdi, qword ptr [r14 + 8]",
+    "mov rsi, qword ptr [r14 + 16]",
+    "mov rdx, qword ptr [r14 + 24]",
+    "mov r10, qword ptr [r14 + 32]",
+    "mov r8, qword ptr [r14 + 40]",
+    "mov r9, qword ptr [r14 + 48]",
+    "syscall",
+    "mov qword ptr [r14 + 56], rax",
+    "add r14, 64",
+    "dec r13",
+    "jmp 3b",
+    "4:",
+    "mov edi, dword ptr [r12 + 8]", // write(socket, &byte, 1)
+    "lea rsi, [r12 + 24]",
+    "mov edx, 1",
+    "mov eax, 1",
+    "syscall",
+    "jmp 2b",
+    "6:",
+    "mov edi, dword ptr [r12 + 16]", // kill(member, SIGKILL)
+    "mov esi, 9",
+    "mov eax, 62",
+    "syscall",
+    "xor edi, edi", // poll(nothing, 50 ms): what is missing may read as zeros only after the end of the last thread
+    "xor esi, esi",
+    "mov edx, 50",
+    "mov eax, 7",
+    "syscall",
+    "mov eax, 231", // exit_group(0)
+    "xor edi, edi",
+    "syscall",
+    ".globl compartment_agent_end",
+    "compartment_agent_end:",
+    ".popsection",
+);
+
+/// The agent's machine code.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn agent_code() -> &'static [u8] {
+    // SAFETY: the symbols are defined by the assembly above and only their addresses are used.
+    unsafe extern "C" {
+        static compartment_agent_begin: u8;
+        static compartment_agent_end: u8;
+    }
+    let (begin, end) = (&raw const compartment_agent_begin, &raw const compartment_agent_end);
+    // SAFETY: both are bounds of one piece of read-only data.
+    unsafe { std::slice::from_raw_parts(begin, end.offset_from_unsigned(begin)) }
+}
+
+/// Sets the supplementary groups of the calling thread alone (the C library's call would set those of all threads).
+pub(crate) fn set_thread_groups(groups: &[u32]) -> io::Result<()> {
+    // SAFETY: `groups` is that many ids, which the kernel only reads.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
+}
+
+/// Opens a userfaultfd by `/dev/userfaultfd`.
+pub(crate) fn userfaultfd_from(device: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+    // SAFETY: this request takes flags by value and touches no memory.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), crate::uffd::IOC_NEW as _, flags) }.into()).map(own)
+}
+
+/// Makes a copy of what is mounted at a path that is mounted nowhere yet.
+pub(crate) fn open_tree_clone(path: &CStr) -> io::Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: `path` is a NUL-terminated string that the kernel only reads.
+    check(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) }).map(own)
+}
+
+/// Mounts such a copy.
+pub(crate) fn move_mount(tree: BorrowedFd<'_>, to: &CStr) -> io::Result<()> {
+    let (from, none, flags) = (tree.as_raw_fd(), c"".as_ptr(), libc::MOVE_MOUNT_F_EMPTY_PATH);
+    // SAFETY: both paths are NUL-terminated strings that the kernel only reads.
+    check(unsafe { libc::syscall(libc::SYS_move_mount, from, none, libc::AT_FDCWD, to.as_ptr(), flags) })
+        .map(drop)
+}
+
+/// Installs a filter for the calling thread, and what it will start; gives its listener.
+pub(crate) fn seccomp_listener(program: &[libc::sock_filter], flags: libc::c_ulong) -> io::Result<OwnedFd> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let operation = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: `program` names that many instructions, which the kernel copies; it changes nothing there.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) }).map(own)
+}
+
+/// Takes the next call from a listener.
+pub(crate) fn seccomp_receive(listener: BorrowedFd<'_>) -> io::Result<libc::seccomp_notif> {
+    let data = libc::seccomp_data { nr: 0, arch: 0, instruction_pointer: 0, args: [0; 6] };
+    let mut call = libc::seccomp_notif { id: 0, pid: 0, flags: 0, data };
+    let (fd, request) = (listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV);
+    // SAFETY: the kernel writes one such structure, which has to be zero before.
+    let done = unsafe { libc::ioctl(fd, request, &raw mut call) };
+    check(done.into()).map(|_| call)
+}
+
+/// Answers a call.
+pub(crate) fn seccomp_send(listener: BorrowedFd<'_>, mut answer: libc::seccomp_notif_resp) -> io::Result<()> {
+    let (fd, request) = (listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND);
+    // SAFETY: the kernel reads one such structure.
+    let done = unsafe { libc::ioctl(fd, request, &raw mut answer) };
+    check(done.into()).map(drop)
+}
+
+/// Says whether a call still waits.
+pub(crate) fn seccomp_is_valid(listener: BorrowedFd<'_>, id: u64) -> bool {
+    let (fd, request) = (listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID);
+    // SAFETY: the kernel reads one 64-bit word.
+    unsafe { libc::ioctl(fd, request, &raw const id) == 0 }
+}
+
+/// Gives a waiting caller a descriptor, in the place of another one if a number is given; gives its number there.
+pub(crate) fn seccomp_add_fd(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    fd: BorrowedFd<'_>,
+    number: Option<i32>,
+) -> io::Result<i32> {
+    let add = libc::seccomp_notif_addfd {
+        id,
+        flags: number.map_or(0, |_| libc::SECCOMP_ADDFD_FLAG_SETFD as u32),
+        srcfd: fd.as_raw_fd().cast_unsigned(),
+        newfd: number.unwrap_or(0).cast_unsigned(),
+        newfd_flags: libc::O_CLOEXEC.cast_unsigned(),
+    };
+    let (fd, request) = (listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD);
+    // SAFETY: the kernel reads one such structure.
+    let number = unsafe { libc::ioctl(fd, request, &raw const add) };
+    check(number.into()).map(|number| number as i32)
 }
