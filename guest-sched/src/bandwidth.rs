@@ -6,17 +6,18 @@
 //!
 //! | limit | on | off | a cycle |
 //! |---|---|---|---|
-//! | 5 % | 0.47 ms | 9 ms | 9.5 ms |
-//! | 10 % | 1 ms | 9 ms | 10 ms |
-//! | 25 % | 3 ms | 9 ms | 12 ms |
-//! | 50 % | 9 ms | 9 ms | 18 ms |
-//! | 90 % | 81 ms | 9 ms | 90 ms |
+//! | 5 % | 0.39 ms | 7.5 ms | 7.9 ms |
+//! | 10 % | 0.83 ms | 7.5 ms | 8.3 ms |
+//! | 25 % | 2.5 ms | 7.5 ms | 10 ms |
+//! | 50 % | 7.5 ms | 7.5 ms | 15 ms |
+//! | 90 % | 67.5 ms | 7.5 ms | 75 ms |
 //!
-//! So no member waits more than 10 ms for the limit, and there are as few handovers as that allows. Below
-//! 3.3 % the off time grows instead, so that the on time is not below [`MIN_ON_TIME`].
+//! With what the driver and the host take to stop and to resume somebody, no member waits more than 10 ms for the limit,
+//! and there are about as few handovers as that allows. Below 4 % the off time grows instead, so that the on time is not below [`MIN_ON_TIME`].
 //!
 //! Usage is reported after the fact: what went over comes off the next on times, so that the long-run usage
-//! is exact. A group that does not use its quota keeps at most [`BURST`] worth of it.
+//! is exact. That is paid in as many turns as it takes, of [`MIN_ON_TIME`] each; only a debt of more than [`DEBT_TURNS`] turns
+//! is waited off. A group that does not use its quota keeps at most [`BURST`] worth of it.
 //!
 //! The driver calls [`Bandwidth::charge`] with what members have used, then [`Bandwidth::state`]; when that
 //! says throttled it stops the members and asks again at the given instant.
@@ -24,9 +25,11 @@
 use crate::types::Nanos;
 
 /// How long a group that has used its quota is off.
-pub const OFF_TIME: Nanos = Nanos::from_millis(9);
+pub const OFF_TIME: Nanos = Nanos::from_micros(7_500);
 /// The CPU time a group gets at least each time it is on.
 pub const MIN_ON_TIME: Nanos = Nanos::from_micros(300);
+/// A debt is carried from turn to turn while it is not more than what flows in during so many off times.
+pub const DEBT_TURNS: i64 = 4;
 /// For how long unused quota is kept: twice the off time, so that nothing is lost when a group is let on a
 /// little late.
 pub const BURST: Nanos = Nanos(2 * OFF_TIME.0);
@@ -209,11 +212,11 @@ impl Bandwidth {
         }
     }
 
-    /// Gives the end of the present stop: off time over, and not more than one off time's inflow in debt. A
-    /// limit so low that this would not pay for the least on time waits for that.
+    /// Gives the end of the present stop: off time over, and not more in debt than is carried. A limit so low that this would not pay
+    /// for the least on time waits for that.
     fn throttled_until(&self, limit: Limit, since: Nanos, now: Nanos) -> Nanos {
         let on = limit.inflow(OFF_TIME);
-        let least = if on > MIN_ON_TIME.0 as i64 { -on } else { MIN_ON_TIME.0 as i64 };
+        let least = if on > MIN_ON_TIME.0 as i64 { -on * DEBT_TURNS } else { MIN_ON_TIME.0 as i64 };
         let missing = least.saturating_sub(self.balance);
         since.saturating_add(OFF_TIME).max(now.saturating_add(limit.time_for(missing)))
     }
@@ -305,7 +308,7 @@ mod tests {
                 let is_payable = percent >= 10 || overrun_us < 150;
                 assert!(error.abs() < 0.002 || !is_payable, "{percent} %, {overrun_us} us: {error}");
                 if percent >= 10 {
-                    assert!(longest <= Nanos::from_micros(9_010), "{percent} %: {longest:?}");
+                    assert!(longest <= OFF_TIME + Nanos::from_micros(10), "{percent} %: {longest:?}");
                 }
             }
         }
@@ -320,7 +323,7 @@ mod tests {
                 run(&mut bandwidth, cpus.into(), Nanos::from_secs(20), Nanos::ZERO, Nanos::ZERO);
             let error = rate.as_secs_f64() * 100.0 / percent as f64 - 1.0;
             assert!(error.abs() < 0.002, "{percent} %, {cpus} vcpus: {error}");
-            assert!(longest <= Nanos::from_micros(9_010), "{percent} %: {longest:?}");
+            assert!(longest <= OFF_TIME + Nanos::from_micros(10), "{percent} %: {longest:?}");
         }
     }
 
@@ -335,7 +338,7 @@ mod tests {
     fn idle_time_is_kept_for_one_burst_only() {
         let mut bandwidth = Bandwidth::new(10_000, 100_000).unwrap();
         let BandwidthState::Running { budget } = bandwidth.state(Nanos::from_secs(3600)) else { panic!() };
-        assert_eq!(budget, Nanos(2_000_000));
+        assert_eq!(budget, Nanos(1_666_666));
     }
 
     #[test]
@@ -362,8 +365,32 @@ mod tests {
         let BandwidthState::Throttled { until } = bandwidth.state(Nanos::from_micros(2_500)) else {
             panic!()
         };
-        assert_eq!(until, Nanos::from_micros(11_500));
+        assert_eq!(until, Nanos::from_micros(10_000));
         assert_eq!(bandwidth.state(until), BandwidthState::Running { budget: Nanos(MIN_ON_TIME.0 * 10 / 9) });
+    }
+
+    #[test]
+    fn overuse_of_some_turns_is_paid_in_several_without_a_longer_wait() {
+        let mut bandwidth = Bandwidth::new(10_000, 100_000).unwrap();
+        let (mut now, mut used, mut nr_turns) = (Nanos::ZERO, 0, 0);
+        while now < Nanos::from_secs(2) {
+            match bandwidth.state(now) {
+                BandwidthState::Running { budget } => {
+                    // In one turn of ten the driver is 2 ms late.
+                    nr_turns += 1;
+                    let ran = budget + if nr_turns % 10 == 0 { Nanos::from_millis(2) } else { Nanos::ZERO };
+                    now += ran;
+                    used += ran.0;
+                    bandwidth.charge(ran, now);
+                }
+                BandwidthState::Throttled { until } => {
+                    assert!(until - now <= OFF_TIME, "{nr_turns}: {:?}", until - now);
+                    now = until;
+                }
+            }
+        }
+        let rate = used as f64 / now.0 as f64;
+        assert!((0.099..0.101).contains(&rate), "{rate}");
     }
 
     #[test]
@@ -371,7 +398,7 @@ mod tests {
         let mut bandwidth = Bandwidth::new(50_000, 100_000).unwrap();
         run(&mut bandwidth, 1, SECOND, Nanos::ZERO, Nanos::ZERO);
         let stats = bandwidth.stats(SECOND);
-        assert!((50..60).contains(&stats.nr_throttled), "{stats:?}");
+        assert!((60..70).contains(&stats.nr_throttled), "{stats:?}");
         assert!((480..520).contains(&(stats.throttled_time.as_micros() / 1_000)), "{stats:?}");
     }
 

@@ -50,6 +50,16 @@ pub fn v1_cpu_path(pid: i32) -> io::Result<String> {
     path_in(pid, pid, |_, controllers| controllers.split(',').any(|c| c == "cpu"))
 }
 
+/// Whether a process is in a cgroup other than the root that the cpu controller divides by, in either version.
+pub fn has_cpu_cgroup(pid: i32) -> bool {
+    if let Ok(path) = v1_cpu_path(pid) {
+        return path != "/";
+    }
+    let (Some(mount), Ok(path)) = (v2_mount(), v2_path(pid, pid)) else { return false };
+    let at = dir(&mount, &path);
+    at.ancestors().take_while(|dir| *dir != mount).any(|dir| dir.join("cpu.weight").exists())
+}
+
 fn path_in(pid: i32, tid: i32, is_it: impl Fn(&str, &str) -> bool) -> io::Result<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/cgroup"))
         .map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
@@ -76,6 +86,13 @@ pub fn above_ours(path: &str) -> &str {
         Some((start, _)) => path[..start].trim_end_matches('/'),
         None => path.trim_end_matches('/'),
     }
+}
+
+/// Gives the part of a cgroup path down to the first directory of ours; `None` if there is none in it.
+pub fn down_to_ours(path: &str) -> Option<&str> {
+    let start = above_ours(path).len() + 1;
+    let name = path.get(start..)?.split('/').next()?;
+    is_ours(name).then(|| &path[..start + name.len()])
 }
 
 /// Whether a directory is named as ours are: others may well call theirs `compartment.slice`.
@@ -189,6 +206,14 @@ mod tests {
         assert_eq!(above_ours("/compartment.slice/a"), "/compartment.slice/a");
         assert_eq!(above_ours("/a/b"), "/a/b");
         assert_eq!(above_ours("/"), "");
+    }
+
+    #[test]
+    fn down_to_ours_ends_with_first_of_ours() {
+        assert_eq!(down_to_ours("/a/b/compartment.0123abcd.1/u0"), Some("/a/b/compartment.0123abcd.1"));
+        assert_eq!(down_to_ours("/compartment.0123abcd.1"), Some("/compartment.0123abcd.1"));
+        assert_eq!(down_to_ours("/a/b"), None);
+        assert_eq!(down_to_ours("/"), None);
     }
 
     #[test]

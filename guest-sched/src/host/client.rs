@@ -1,15 +1,12 @@
 //! The daemon's end of a worker: start it, find it again, ask it, hear from it, notice its end.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
-use host_sys::{Pidfd, SeqPacket};
-use nix::sys::socket::{Shutdown, shutdown};
+use host_sys::{Dialogue, DialogueError, Meeting, Pidfd, SeqPacket, process};
 
 use super::proto::{CONFIG, Event, GroupConfig, GuestClass, MESSAGE_MAX, Message, Request, SOCKET};
 use super::table::{Snapshot, Table, TableError};
@@ -17,7 +14,8 @@ use super::table::{Snapshot, Table, TableError};
 /// The hidden subcommand of the multi-call binary that runs a keeper: `keeper STATE_DIR`.
 pub const KEEPER_ARG: &str = "keeper";
 
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+const MEETING: Meeting =
+    Meeting { keeper_arg: KEEPER_ARG, socket: SOCKET, config: CONFIG, message_max: MESSAGE_MAX };
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a worker did not do what was asked.
@@ -32,13 +30,8 @@ pub enum WorkerError {
         reason: String,
     },
     /// It cannot be started or reached, or is gone.
-    #[error("{what}")]
-    Unreachable {
-        /// What was tried.
-        what: &'static str,
-        /// The cause.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Unreachable(#[from] DialogueError),
     /// Its table cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -49,33 +42,21 @@ impl WorkerError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Refused { errno, .. } => *errno,
-            Self::Unreachable { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Self::Unreachable(e) => e.source.raw_os_error().unwrap_or(libc::EIO),
             Self::Table(_) => libc::EIO,
         }
     }
 }
 
 fn unreachable(what: &'static str) -> impl FnOnce(io::Error) -> WorkerError {
-    move |source| WorkerError::Unreachable { what, source }
+    move |source| WorkerError::Unreachable(DialogueError { what, source })
 }
 
 /// A group's worker and keeper, as their daemon holds them. Dropping it leaves both running.
 #[derive(Debug)]
 pub struct Worker {
-    state_dir: PathBuf,
-    socket: SeqPacket,
+    dialogue: Dialogue<Message>,
     table: Table,
-    answers: parking::Answers,
-    keeper: Option<Child>,
-}
-
-mod parking {
-    use std::sync::Mutex;
-    use std::sync::mpsc::Receiver;
-
-    /// Answers in the order of the requests; one request at a time.
-    #[derive(Debug)]
-    pub(super) struct Answers(pub(super) Mutex<Receiver<super::Message>>);
 }
 
 impl Worker {
@@ -92,20 +73,7 @@ impl Worker {
         config: &GroupConfig,
         events: Sender<Event>,
     ) -> Result<Self, WorkerError> {
-        write_config(state_dir, config).map_err(unreachable("write the group's configuration"))?;
-        let mut child = Command::new(exe)
-            .arg(KEEPER_ARG)
-            .arg(state_dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(unreachable("start a keeper"))?;
-        let mut worker = Self::connect_while(state_dir, events, || match child.try_wait() {
-            Ok(Some(status)) => Err(io::Error::other(format!("the keeper ended with {status}"))),
-            _ => Ok(()),
-        })?;
-        worker.keeper = Some(child);
-        Ok(worker)
+        Self::with(Dialogue::spawn(&MEETING, exe, state_dir, &encode(config)?, sort_into(events))?)
     }
 
     /// Finds the worker of the group in `state_dir`, one that is about to start included.
@@ -113,46 +81,17 @@ impl Worker {
     /// # Errors
     /// As [`Worker::spawn`].
     pub fn connect(state_dir: &Path, events: Sender<Event>) -> Result<Self, WorkerError> {
-        Self::connect_while(state_dir, events, || Ok(()))
+        Self::with(Dialogue::connect(&MEETING, state_dir, sort_into(events))?)
     }
 
-    fn connect_while(
-        state_dir: &Path,
-        events: Sender<Event>,
-        mut is_coming: impl FnMut() -> io::Result<()>,
-    ) -> Result<Self, WorkerError> {
-        let deadline = Instant::now() + START_TIMEOUT;
-        let socket = loop {
-            match SeqPacket::connect(&state_dir.join(SOCKET)) {
-                Ok(socket) => break socket,
-                Err(e) if Instant::now() > deadline => {
-                    return Err(unreachable("reach the group's worker")(e));
-                }
-                Err(_) => {
-                    is_coming().map_err(unreachable("start the group's worker"))?;
-                    thread::sleep(Duration::from_millis(2));
-                }
-            }
-        };
-        let table = Table::open(state_dir)?;
-        let (tx, rx) = channel();
-        let reader = socket.try_clone().map_err(unreachable("share the worker's socket"))?;
-        thread::Builder::new()
-            .name("worker-events".into())
-            .spawn(move || read_messages(&reader, &tx, &events))
-            .map_err(unreachable("start a thread"))?;
-        Ok(Self {
-            state_dir: state_dir.to_owned(),
-            socket,
-            table,
-            answers: parking::Answers(std::sync::Mutex::new(rx)),
-            keeper: None,
-        })
+    fn with(dialogue: Dialogue<Message>) -> Result<Self, WorkerError> {
+        let table = Table::open(dialogue.state_dir())?;
+        Ok(Self { dialogue, table })
     }
 
     /// Gives the group's state directory.
     pub fn state_dir(&self) -> &Path {
-        &self.state_dir
+        self.dialogue.state_dir()
     }
 
     /// Reads what the worker published last, without asking it.
@@ -165,6 +104,18 @@ impl Worker {
         self.table.stat()
     }
 
+    /// Whether somebody in the group wants to run. Asks nobody.
+    pub fn is_busy(&self) -> bool {
+        self.table.is_busy()
+    }
+
+    /// Gives the worker's sign of life if it is overdue for so long that its keeper should have ended it. Asks nobody.
+    pub fn overdue(&self) -> Option<u64> {
+        const KEEPERS_TURN: Duration = Duration::from_secs(3);
+        let beat = self.table.beat();
+        (beat != 0 && process::now() > beat + KEEPERS_TURN.as_nanos() as u64).then_some(beat)
+    }
+
     /// Opens the keeper for noticing its end (`poll` for input).
     ///
     /// # Errors
@@ -175,11 +126,7 @@ impl Worker {
 
     /// Takes the exit status of a keeper that this daemon has started and that has ended, so that it is no zombie. Does not wait.
     pub fn reap_keeper(&mut self) {
-        if let Some(child) = &mut self.keeper
-            && !matches!(child.try_wait(), Ok(None))
-        {
-            self.keeper = None;
-        }
+        self.dialogue.reap_keeper();
     }
 
     /// Takes in a process with all its threads.
@@ -219,11 +166,7 @@ impl Worker {
     /// # Errors
     /// [`WorkerError`].
     pub fn configure(&self, config: &GroupConfig) -> Result<(), WorkerError> {
-        // What cannot be kept is not asked for.
-        let what = "write the group's configuration";
-        let new = prepare_config(&self.state_dir, config).map_err(unreachable(what))?;
-        self.ask(&Request::Configure(config.clone()), None)?;
-        std::fs::rename(new, self.state_dir.join(CONFIG)).map_err(unreachable(what))
+        self.dialogue.configure(&encode(config)?, || self.ask(&Request::Configure(config.clone()), None))
     }
 
     /// Has the worker publish everything as of now.
@@ -265,34 +208,15 @@ impl Worker {
     }
 
     fn ask(&self, request: &Request, fd: Option<BorrowedFd<'_>>) -> Result<(), WorkerError> {
-        let answers = self.answers.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let bytes = serde_json::to_vec(request).map_err(|e| unreachable("encode a request")(e.into()))?;
-        self.socket.send(&bytes, fd).map_err(unreachable("send to the group's worker"))?;
-        match answers.recv_timeout(ANSWER_TIMEOUT) {
-            Ok(Message::Refused { errno, reason }) => Err(WorkerError::Refused { errno, reason }),
-            Ok(_) => Ok(()),
-            Err(e) => {
-                // An answer that comes later must not be taken for that of the next request: the daemon connects anew.
-                let _ = shutdown(self.socket.as_fd().as_raw_fd(), Shutdown::Both);
-                let kind = match e {
-                    RecvTimeoutError::Timeout => io::Error::from_raw_os_error(libc::ETIMEDOUT),
-                    RecvTimeoutError::Disconnected => io::Error::from_raw_os_error(libc::EPIPE),
-                };
-                Err(unreachable("hear from the group's worker")(kind))
-            }
+        match self.dialogue.ask(&encode(request)?, fd, ANSWER_TIMEOUT)? {
+            Message::Refused { errno, reason } => Err(WorkerError::Refused { errno, reason }),
+            _ => Ok(()),
         }
     }
 }
 
-fn write_config(state_dir: &Path, config: &GroupConfig) -> io::Result<()> {
-    std::fs::rename(prepare_config(state_dir, config)?, state_dir.join(CONFIG))
-}
-
-/// Writes the configuration beside its place, to be renamed there.
-fn prepare_config(state_dir: &Path, config: &GroupConfig) -> io::Result<PathBuf> {
-    let new = state_dir.join(format!("{CONFIG}.new"));
-    std::fs::write(&new, serde_json::to_vec_pretty(config)?)?;
-    Ok(new)
+fn encode(message: &impl serde::Serialize) -> Result<Vec<u8>, WorkerError> {
+    serde_json::to_vec(message).map_err(|e| unreachable("encode a request")(e.into()))
 }
 
 /// Reads the configuration of the group in `state_dir`.
@@ -303,23 +227,16 @@ pub fn read_config(state_dir: &Path) -> io::Result<GroupConfig> {
     Ok(serde_json::from_slice(&std::fs::read(state_dir.join(CONFIG))?)?)
 }
 
-fn read_messages(socket: &SeqPacket, answers: &Sender<Message>, events: &Sender<Event>) {
-    let mut buf = vec![0; MESSAGE_MAX];
-    loop {
-        let message = match socket.recv(&mut buf) {
-            Ok((0, _)) | Err(_) => return,
-            Ok((len, _fd)) => serde_json::from_slice(&buf[..len]),
-        };
-        match message {
-            Ok(Message::Event(event)) => {
-                let _ = events.send(event);
-            }
-            Ok(answer) => {
-                if answers.send(answer).is_err() {
-                    return;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "unreadable message from a worker"),
+fn sort_into(events: Sender<Event>) -> impl FnMut(&[u8]) -> Option<Message> + Send + 'static {
+    move |bytes| match serde_json::from_slice(bytes) {
+        Ok(Message::Event(event)) => {
+            let _ = events.send(event);
+            None
+        }
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            tracing::warn!(%error, "unreadable message from a worker");
+            None
         }
     }
 }

@@ -16,12 +16,14 @@ pub mod cgroup;
 pub mod client;
 mod envelope;
 pub mod keeper;
+mod lease;
 pub mod mode;
 pub mod park;
 pub mod proto;
 mod recover;
 pub mod sensor;
 pub mod table;
+mod watch;
 pub mod worker;
 
 pub use client::{Worker, WorkerError};

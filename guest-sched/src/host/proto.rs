@@ -176,6 +176,8 @@ pub enum Event {
         /// How many members were found again.
         members: usize,
     },
+    /// Somebody wants to run after nobody did for a second or longer.
+    Busy,
     /// The driver's parts changed, or a part works less well than it could.
     Degraded {
         /// What and why, in words.

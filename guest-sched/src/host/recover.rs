@@ -2,10 +2,12 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use host_sys::{Pidfd, process};
 
 use super::cgroup;
+use super::lease::Lease;
 use super::table::{Parked, Table};
 use super::worker;
 
@@ -18,12 +20,16 @@ pub struct RecoverReport {
     pub continued: Vec<i32>,
 }
 
+/// How long a worker that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(1);
+
 /// Resumes whoever the group in `state_dir` has left parked, and undoes its cgroups. To be called when neither its worker nor its keeper
 /// lives; does nothing to a group without remains.
 ///
 /// # Errors
-/// If something could not be undone; the rest was.
+/// `WouldBlock` if one of them lives all the same. If something could not be undone; the rest was.
 pub fn recover(state_dir: &Path) -> io::Result<RecoverReport> {
+    let _lease = Lease::take(state_dir, DYING)?;
     let mut report = RecoverReport::default();
     if let Ok(table) = Table::open(state_dir) {
         table.for_each_parked(|_, pid, start_time, parked| {

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use host_sys::SharedWords;
+use serde::{Deserialize, Serialize};
 
 use super::proto::GuestClass;
 use crate::types::TaskState;
@@ -53,6 +54,14 @@ enum H {
     Parks,
     /// Not 0: the group is at its end, and nobody is to start a worker for it.
     Dissolved,
+    /// The worker's sign of life, see [`Table::set_beat`].
+    Beat,
+    /// Not 0: the keeper looks at the beat; else it sleeps until it is called.
+    Watched,
+    /// The keeper's sign of life, see [`Table::set_keeper_beat`].
+    KeeperBeat,
+    /// Not 0: somebody wants to run.
+    Busy,
 }
 
 /// Words of a slot.
@@ -71,7 +80,7 @@ enum S {
     Usage,
     Wait,
     Switches,
-    /// What the host had before: nice | policy << 8 | rt priority << 16 | changed << 24.
+    /// What the host had before: nice | policy << 8 | rt priority << 16 | reset on fork << 24 | slice << 32.
     Host,
     /// Not 0: a nested group.
     Group,
@@ -108,7 +117,7 @@ impl Parked {
 }
 
 /// What the host gave a task before it joined, to be given back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct HostParams {
     /// Nice.
     pub nice: i8,
@@ -116,6 +125,43 @@ pub struct HostParams {
     pub policy: u8,
     /// Real-time priority.
     pub rt_priority: u8,
+    /// Whether its children get ordinary parameters (`SCHED_RESET_ON_FORK`).
+    pub is_reset_on_fork: bool,
+    /// The slice in nanoseconds that it has wished for, 0 for the kernel's own.
+    pub runtime_ns: u32,
+}
+
+impl HostParams {
+    /// Gives what the host would have given a child.
+    #[must_use]
+    pub fn forked(self) -> Self {
+        if !self.is_reset_on_fork {
+            return self;
+        }
+        let is_real_time = matches!(self.policy, 1 | 2);
+        Self {
+            nice: if is_real_time { 0 } else { self.nice.max(0) },
+            policy: if is_real_time { 0 } else { self.policy },
+            ..Self::default()
+        }
+    }
+
+    fn pack(self) -> u64 {
+        let [a, b, c, d] = self.runtime_ns.to_le_bytes();
+        let reset = u8::from(self.is_reset_on_fork);
+        u64::from_le_bytes([self.nice as u8, self.policy, self.rt_priority, reset, a, b, c, d])
+    }
+
+    fn unpack(word: u64) -> Self {
+        let [nice, policy, rt_priority, reset, a, b, c, d] = word.to_le_bytes();
+        Self {
+            nice: nice as i8,
+            policy,
+            rt_priority,
+            is_reset_on_fork: reset != 0,
+            runtime_ns: u32::from_le_bytes([a, b, c, d]),
+        }
+    }
 }
 
 /// One task (thread) of a group as it is published.
@@ -290,12 +336,7 @@ impl Table {
         store(S::Usage, m.usage_ns);
         store(S::Wait, m.wait_ns);
         store(S::Switches, m.nr_switches);
-        store(
-            S::Host,
-            u64::from(m.host.nice as u8)
-                | u64::from(m.host.policy) << 8
-                | u64::from(m.host.rt_priority) << 16,
-        );
+        store(S::Host, m.host.pack());
         store(S::Group, u64::from(m.is_group));
         store(S::Runnable, u64::from(m.is_runnable));
         store(S::Ids, (m.pid as u32 as u64) << 32 | m.tid as u32 as u64);
@@ -333,6 +374,51 @@ impl Table {
     /// Whether the group is at its end.
     pub fn is_dissolved(&self) -> bool {
         self.header(H::Dissolved).load(Ordering::SeqCst) != 0
+    }
+
+    /// The worker's sign of life: somebody is held off the host's runqueue, and until `beat` (monotonic clock, ns) nothing is to be heard of
+    /// the worker; 0 while nobody is. Says whether the keeper has to be called to look.
+    #[must_use]
+    pub fn set_beat(&self, beat: u64) -> bool {
+        self.header(H::Beat).store(beat, Ordering::SeqCst);
+        beat != 0 && self.header(H::Watched).load(Ordering::SeqCst) == 0
+    }
+
+    /// Until when the worker may be silent; 0 while that harms nobody.
+    pub fn beat(&self) -> u64 {
+        self.header(H::Beat).load(Ordering::SeqCst)
+    }
+
+    /// The keeper looks from now on, or will sleep until it is called. To be followed by another look at the beat in the latter case.
+    pub fn set_watched(&self, is_watched: bool) {
+        self.header(H::Watched).store(u64::from(is_watched), Ordering::SeqCst);
+    }
+
+    /// The keeper's sign of life: until then it will have looked at the worker again; 0 while it sleeps until it is called.
+    pub fn set_keeper_beat(&self, beat: u64) {
+        self.header(H::KeeperBeat).store(beat, Ordering::SeqCst);
+    }
+
+    /// Until when the keeper may be silent; 0 while it sleeps.
+    pub fn keeper_beat(&self) -> u64 {
+        self.header(H::KeeperBeat).load(Ordering::SeqCst)
+    }
+
+    /// Whether somebody wants to run, as the worker sees it at any moment.
+    pub fn set_busy(&self, is_busy: bool) {
+        self.header(H::Busy).store(u64::from(is_busy), Ordering::Release);
+    }
+
+    /// Whether somebody wanted to run when the worker looked last.
+    pub fn is_busy(&self) -> bool {
+        self.header(H::Busy).load(Ordering::Acquire) != 0
+    }
+
+    /// Whether anybody is noted as parked.
+    pub fn has_parked(&self) -> bool {
+        let mut has_parked = false;
+        self.for_each_parked(|_, _, _, _| has_parked = true);
+        has_parked
     }
 
     /// Frees every slot, for a worker that starts anew.
@@ -440,7 +526,6 @@ fn pack_sched(m: &Member) -> u64 {
 
 fn unpack(ids: u64, load: &impl Fn(S) -> u64) -> Member {
     let [nice, class, rt, state, static_prio, prio, bonus, interactive] = load(S::Sched).to_le_bytes();
-    let [host_nice, host_policy, host_rt, ..] = load(S::Host).to_le_bytes();
     Member {
         pid: (ids >> 32) as i32,
         tid: ids as u32 as i32,
@@ -468,7 +553,7 @@ fn unpack(ids: u64, load: &impl Fn(S) -> u64) -> Member {
         usage_ns: load(S::Usage),
         wait_ns: load(S::Wait),
         nr_switches: load(S::Switches),
-        host: HostParams { nice: host_nice as i8, policy: host_policy, rt_priority: host_rt },
+        host: HostParams::unpack(load(S::Host)),
         is_group: load(S::Group) != 0,
         is_runnable: load(S::Runnable) != 0,
     }
@@ -521,7 +606,13 @@ mod tests {
             usage_ns: 3,
             wait_ns: 4,
             nr_switches: 5,
-            host: HostParams { nice: -3, policy: 3, rt_priority: 50 },
+            host: HostParams {
+                nice: -3,
+                policy: 3,
+                rt_priority: 50,
+                is_reset_on_fork: true,
+                runtime_ns: 3_000_000,
+            },
             is_group: false,
             is_runnable: true,
         }
@@ -539,6 +630,24 @@ mod tests {
     }
 
     #[test]
+    fn child_of_a_task_that_resets_has_ordinary_parameters() {
+        let host = HostParams {
+            nice: -3,
+            policy: 2,
+            rt_priority: 50,
+            is_reset_on_fork: true,
+            runtime_ns: 3_000_000,
+        };
+        assert_eq!(host.forked(), HostParams::default());
+        assert_eq!(
+            HostParams { policy: 3, ..host }.forked(),
+            HostParams { policy: 3, ..HostParams::default() }
+        );
+        let kept = HostParams { is_reset_on_fork: false, ..host };
+        assert_eq!(kept.forked(), kept);
+    }
+
+    #[test]
     fn parked_task_is_found_by_another_mapping() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let table = Table::create(dir.path()).expect("table");
@@ -551,6 +660,20 @@ mod tests {
             .for_each_parked(|i, pid, start, p| seen.push((i, pid, start, p)));
 
         assert_eq!(seen, vec![(2, 290, 7, Parked::Freeze(17))]);
+    }
+
+    #[test]
+    fn keeper_that_sleeps_is_called_by_a_beat_and_one_that_looks_is_not() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (worker, keeper) =
+            (Table::create(dir.path()).expect("table"), Table::create(dir.path()).expect("table"));
+
+        assert!(worker.set_beat(7));
+        assert_eq!(keeper.beat(), 7);
+        keeper.set_watched(true);
+        assert!(!worker.set_beat(8));
+        keeper.set_watched(false);
+        assert!(!worker.set_beat(0), "nobody is held");
     }
 
     #[test]

@@ -11,6 +11,9 @@
 //! must be parked alone: programs whose many short children are never in each other's way pay nothing.
 //! Moving is the mover's work; a task is never frozen while its move is under way, so that one that falls
 //! asleep meanwhile is left alone (a frozen sleeper would see EINTR).
+//!
+//! Freezing takes a lock of the kernel that whoever else moves tasks or makes cgroups may hold for milliseconds. So it is taken once
+//! for nothing before ([`Parker::brace`]), and then, most likely, at once.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -35,9 +38,18 @@ struct Unit {
     nr_tasks: usize,
     is_pending: bool,
     is_frozen: bool,
-    wants_frozen: bool,
     /// Who moves in, while that is pending.
     entering: Option<TaskId>,
+}
+
+impl Unit {
+    fn freeze_file(&mut self) -> io::Result<&File> {
+        let file = match self.freeze.take() {
+            Some(file) => file,
+            None => File::options().write(true).open(self.dir.join("cgroup.freeze"))?,
+        };
+        Ok(self.freeze.insert(file))
+    }
 }
 
 #[derive(Debug)]
@@ -95,8 +107,8 @@ impl Freezer {
         Ok(cgroup::dir(&self.mount, cgroup::above_ours(&path)).into())
     }
 
-    /// Moves the task into a new unit of its own, which is frozen at the end if `wants_frozen`.
-    fn separate(&mut self, id: TaskId, wants_frozen: bool) -> io::Result<()> {
+    /// Moves the task into a new unit of its own.
+    fn separate(&mut self, id: TaskId) -> io::Result<()> {
         let task = self.tasks.get(&id).ok_or_else(no_task)?.clone();
         let origin = match &task.origin {
             Some(origin) => Rc::clone(origin),
@@ -128,7 +140,6 @@ impl Freezer {
                 nr_tasks: 1,
                 is_pending: true,
                 is_frozen: false,
-                wants_frozen,
                 entering: Some(id),
             },
         );
@@ -145,11 +156,19 @@ impl Freezer {
         let Some(u) = self.units.get_mut(&unit) else { return };
         u.nr_tasks -= 1;
         if u.entering == Some(id) {
-            // Who was born there meanwhile is not to be frozen in its stead.
-            (u.entering, u.wants_frozen) = (None, false);
+            u.entering = None;
         }
         if u.nr_tasks == 0 && !u.is_pending {
+            // Before the descriptor that is listed is closed.
+            self.table.set_parked(id.index(), Parked::No);
             self.remove_unit(unit);
+        } else if u.is_frozen
+            && let Some(file) = &u.freeze
+            && let Some((&other, _)) = self.tasks.iter().find(|(_, t)| t.unit == Some(unit))
+        {
+            // Those who are left there are parked as well: somebody has to be listed for the unit. The one that goes is not, in another place.
+            self.table.set_parked(other.index(), Parked::Freeze(file.as_raw_fd()));
+            self.table.set_parked(id.index(), Parked::No);
         }
     }
 
@@ -194,19 +213,16 @@ impl Freezer {
         Some(task)
     }
 
-    fn set_frozen(&mut self, unit: u64, id: TaskId, frozen: bool) -> io::Result<()> {
+    /// Gives whether that has changed anything by now.
+    fn set_frozen(&mut self, unit: u64, id: TaskId, frozen: bool) -> io::Result<bool> {
         let u = self.units.get_mut(&unit).ok_or_else(no_task)?;
-        u.wants_frozen = frozen;
         if u.is_pending && frozen {
             u.entering = Some(id);
         }
         if u.is_pending || u.is_frozen == frozen {
-            return Ok(());
+            return Ok(false);
         }
-        if u.freeze.is_none() {
-            u.freeze = Some(File::options().write(true).open(u.dir.join("cgroup.freeze"))?);
-        }
-        let file = u.freeze.as_ref().ok_or_else(no_task)?;
+        let file = u.freeze_file()?;
         if frozen {
             self.table.set_parked(id.index(), Parked::Freeze(file.as_raw_fd()));
         }
@@ -215,7 +231,7 @@ impl Freezer {
         if !frozen {
             self.table.set_parked(id.index(), Parked::No);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether the task's unit, frozen by us, has these lines in its `cgroup.events`.
@@ -236,20 +252,12 @@ impl Freezer {
         };
         u.is_pending = false;
         let entering = u.entering.take();
-        let (wants_frozen, is_shared) = (u.wants_frozen, u.nr_tasks > 1);
-        u.wants_frozen &= !is_shared;
         if u.nr_tasks == 0 {
             self.remove_unit(done.token);
             return;
         }
         let Some(id) = entering else { return };
-        let result = done.result.and_then(|()| match (wants_frozen, is_shared) {
-            (false, _) => Ok(()),
-            (true, false) => self.set_frozen(done.token, id, true),
-            // A child was born into the unit since it moved there; it may be the one that is to run now.
-            (true, true) => self.separate(id, true),
-        });
-        self.outcomes.push(match result {
+        self.outcomes.push(match done.result {
             Ok(()) => Outcome::Ready(id),
             Err(e) => Outcome::Failed(id, e),
         });
@@ -271,7 +279,7 @@ impl Parker for Freezer {
 
     fn prepare(&mut self, id: TaskId) -> bool {
         // A task that cannot be moved is found out when it is to be parked.
-        self.separate(id, false).is_err()
+        self.separate(id).is_err()
     }
 
     fn forked(&mut self, parent: TaskId, child: Target) -> bool {
@@ -293,34 +301,40 @@ impl Parker for Freezer {
         u.is_frozen
     }
 
+    fn brace(&mut self, id: TaskId) {
+        let unit = self.tasks.get(&id).and_then(|t| t.unit);
+        if let Some(u) = unit.and_then(|unit| self.units.get_mut(&unit))
+            && !u.is_frozen
+            && !u.is_pending
+            && let Ok(file) = u.freeze_file()
+        {
+            let _ = file.write_at(b"0", 0);
+        }
+    }
+
     fn park(&mut self, id: TaskId) -> io::Result<()> {
         let unit = self.tasks.get(&id).ok_or_else(no_task)?.unit;
         match unit {
             Some(unit) if self.units.get(&unit).is_some_and(|u| u.nr_tasks == 1) => {
-                self.set_frozen(unit, id, true)
+                self.set_frozen(unit, id, true).map(drop)
             }
-            _ => self.separate(id, true),
+            // A child that was born into its unit may be the one that is to run.
+            _ => self.separate(id),
         }
     }
 
-    fn resume(&mut self, id: TaskId) -> io::Result<()> {
+    fn resume(&mut self, id: TaskId) -> io::Result<bool> {
         let unit = self.tasks.get(&id).ok_or_else(no_task)?.unit;
         match unit.and_then(|unit| Some((unit, self.units.get(&unit)?))) {
             Some((unit, u)) if u.nr_tasks == 1 => self.set_frozen(unit, id, false),
-            Some((_, u)) if u.is_frozen => self.separate(id, false),
-            _ => Ok(()),
+            Some((_, u)) if u.is_frozen => self.separate(id).map(|()| false),
+            _ => Ok(false),
         }
     }
 
-    fn cancel(&mut self, id: TaskId) -> bool {
+    fn is_free(&self, id: TaskId) -> bool {
         let unit = self.tasks.get(&id).and_then(|t| t.unit);
-        match unit.and_then(|unit| self.units.get_mut(&unit)) {
-            Some(u) if u.is_pending => {
-                u.wants_frozen = false;
-                true
-            }
-            _ => false,
-        }
+        unit.and_then(|unit| self.units.get(&unit)).is_some_and(|u| u.is_pending || !u.is_frozen)
     }
 
     fn is_out(&self, id: TaskId) -> bool {
@@ -332,12 +346,13 @@ impl Parker for Freezer {
     }
 
     fn exited(&mut self, id: TaskId) {
-        self.table.set_parked(id.index(), Parked::No);
-        let Some(task) = self.remove(id) else { return };
-        if let Some(unit) = task.unit {
-            self.leave_unit(unit, id);
+        if let Some(task) = self.remove(id) {
+            if let Some(unit) = task.unit {
+                self.leave_unit(unit, id);
+            }
+            self.remove_process_if_unused(task.target.pid);
         }
-        self.remove_process_if_unused(task.target.pid);
+        self.table.set_parked(id.index(), Parked::No);
     }
 
     fn detach(&mut self, id: TaskId) {
@@ -345,14 +360,11 @@ impl Parker for Freezer {
         if let Some(unit) = task.unit {
             if let Some(u) = self.units.get_mut(&unit)
                 && u.nr_tasks == 1
+                && u.is_frozen
+                && let Some(file) = &u.freeze
             {
-                u.wants_frozen = false;
-                if u.is_frozen
-                    && let Some(file) = &u.freeze
-                {
-                    let _ = file.write_at(b"0", 0);
-                    u.is_frozen = false;
-                }
+                let _ = file.write_at(b"0", 0);
+                u.is_frozen = false;
             }
             // Where somebody else has put it, it stays.
             let is_ours = cgroup::v2_path(task.target.pid, task.target.tid)

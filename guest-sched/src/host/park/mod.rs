@@ -46,20 +46,26 @@ pub trait Parker: std::fmt::Debug {
     /// Takes note of a task that a member has started: it is where its parent is. Says whether that place is parked.
     fn forked(&mut self, parent: TaskId, child: Target) -> bool;
 
-    /// Takes the task off the runqueue. It is out when the sensor says so, or [`Parker::is_out`].
+    /// Waits for what [`Parker::park`] would have to wait for: somebody else on the host who changes cgroups. A task that falls asleep
+    /// meanwhile is not to be parked. To be called right before, with a look at the sensor in between.
+    fn brace(&mut self, _id: TaskId) {}
+
+    /// Takes the task off the runqueue; one that cannot be parked without delay yet when [`Outcome::Ready`] has come and this is called
+    /// again. It is out when the sensor says so, or [`Parker::is_out`].
     ///
     /// # Errors
     /// If that cannot be done; the task goes on running.
     fn park(&mut self, id: TaskId) -> io::Result<()>;
 
-    /// Puts the task back.
+    /// Puts the task back. Says whether it was really held, and is on the runqueue from now on: one that was not yet may have fallen asleep
+    /// by itself.
     ///
     /// # Errors
     /// If that cannot be done.
-    fn resume(&mut self, id: TaskId) -> io::Result<()>;
+    fn resume(&mut self, id: TaskId) -> io::Result<bool>;
 
-    /// Withdraws a `park` that has not taken effect, because the task fell asleep by itself. Says whether it had not.
-    fn cancel(&mut self, id: TaskId) -> bool;
+    /// Says whether the task is not held: told to leave the runqueue, it has fallen asleep by itself before that was carried out.
+    fn is_free(&self, id: TaskId) -> bool;
 
     /// Says whether the task is off the runqueue by now; asked when the sensor may have missed it.
     fn is_out(&self, id: TaskId) -> bool;

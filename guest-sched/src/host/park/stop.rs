@@ -61,14 +61,14 @@ impl Parker for Stopper {
         self.signal(id, libc::SIGSTOP)
     }
 
-    fn resume(&mut self, id: TaskId) -> io::Result<()> {
+    fn resume(&mut self, id: TaskId) -> io::Result<bool> {
         self.signal(id, libc::SIGCONT)?;
         self.table.set_parked(id.index(), Parked::No);
-        Ok(())
+        Ok(true)
     }
 
-    fn cancel(&mut self, _id: TaskId) -> bool {
-        false
+    fn is_free(&self, id: TaskId) -> bool {
+        self.tasks.get(&id).is_some_and(|(.., is_parked)| !is_parked)
     }
 
     fn is_out(&self, id: TaskId) -> bool {

@@ -12,9 +12,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use host_sys::perf::{Report, Ring, ThreadEvent};
+use host_sys::{WakeTracepoint, WakeWatch};
 
-pub use record::{Record, What};
-pub use tracepoints::Tracepoints;
+pub use record::{Record, What, parse};
+pub use tracepoints::{Tracepoint, Tracepoints};
 
 use super::mode;
 
@@ -30,6 +31,8 @@ pub type Events = Rc<Vec<ThreadEvent>>;
 #[derive(Debug)]
 pub struct Sensor {
     kind: mode::Sensor,
+    /// Tells of wake-ups wherever they happen; where it cannot be had, each thread has an event of its own for that.
+    wakeups: Option<WakeWatch>,
     tracepoints: Option<Tracepoints>,
     rings: Vec<Ring>,
     events: HashMap<i32, Events>,
@@ -46,10 +49,11 @@ impl Sensor {
             mode::Sensor::Tracepoint => Some(Tracepoints::find()?),
             mode::Sensor::Switch => None,
         };
-        let rings =
+        let rings: Vec<Ring> =
             online_cpus()?.into_iter().map(|cpu| Ring::new(cpu, RING_PAGES)).collect::<io::Result<_>>()?;
+        let wakeups = tracepoints.as_ref().and_then(|tp| watch_wakeups(tp, &rings));
         let mut sensor =
-            Self { kind, tracepoints, rings, events: HashMap::new(), buf: Vec::with_capacity(256) };
+            Self { kind, wakeups, tracepoints, rings, events: HashMap::new(), buf: Vec::with_capacity(256) };
         // Whether events can really be had is known only by opening one.
         let me = std::process::id() as i32;
         drop(sensor.open_events(me)?);
@@ -71,6 +75,8 @@ impl Sensor {
                 let event = ThreadEvent::open(Report::Tracepoint(tp.switch.id), tid, ring)?;
                 event.set_filter(LEFT_RUNQUEUE)?;
                 events.push(event);
+            }
+            if let (Some(tp), None) = (&self.tracepoints, &self.wakeups) {
                 // Wake-ups are reported of the member, and by it: those that its CPU's interrupts make while it runs. The worker's
                 // timer is one of them, at each slice's end.
                 let event = ThreadEvent::open(Report::Tracepoint(tp.wakeup.id), tid, ring)?;
@@ -87,6 +93,9 @@ impl Sensor {
     /// `ESRCH` if it is gone; `EACCES`, `EPERM`, `EMFILE`.
     pub fn attach(&mut self, tid: i32) -> io::Result<()> {
         let events = self.open_events(tid)?;
+        if let Some(wakeups) = &self.wakeups {
+            wakeups.add(tid)?;
+        }
         self.events.insert(tid, Rc::new(events));
         Ok(())
     }
@@ -96,29 +105,38 @@ impl Sensor {
         if let Some(events) = self.events.get(&parent).cloned() {
             self.events.insert(child, events);
         }
+        if let Some(wakeups) = &self.wakeups
+            && let Err(error) = wakeups.add(child)
+        {
+            tracing::warn!(child, %error, "the wake-ups of a thread will be noticed late");
+        }
     }
 
     /// Forgets a thread that has ended.
     pub fn exited(&mut self, tid: i32) {
-        self.events.remove(&tid);
+        self.forget(tid);
+    }
+
+    fn forget(&mut self, tid: i32) -> Option<Events> {
+        if let Some(wakeups) = &self.wakeups {
+            wakeups.remove(tid);
+        }
+        self.events.remove(&tid)
     }
 
     /// Stops watching a thread that goes on. Others that were watched through the same events get their own.
     pub fn detach(&mut self, tid: i32) {
-        self.detach_all(&[tid]);
+        let _ = self.detach_all(&[tid]);
     }
 
-    /// As [`Sensor::detach`], for several threads at once.
-    pub fn detach_all(&mut self, tids: &[i32]) {
-        let gone: Vec<Events> = tids.iter().filter_map(|tid| self.events.remove(tid)).collect();
+    /// As [`Sensor::detach`], for several threads at once. Gives those of the others that go on unwatched, as the host does not let us.
+    pub fn detach_all(&mut self, tids: &[i32]) -> Vec<(i32, io::Error)> {
+        let gone: Vec<Events> = tids.iter().filter_map(|&tid| self.forget(tid)).collect();
         let all: HashSet<_> = gone.iter().map(Rc::as_ptr).collect();
         let sharers: Vec<i32> =
             self.events.iter().filter(|(_, e)| all.contains(&Rc::as_ptr(e))).map(|(&t, _)| t).collect();
-        for sharer in sharers {
-            if let Err(error) = self.attach(sharer) {
-                tracing::debug!(tid = sharer, %error, "a thread cannot be watched any more");
-            }
-        }
+        let again = sharers.into_iter().filter_map(|tid| Some((tid, self.attach(tid).err()?)));
+        again.filter(|(_, error)| error.raw_os_error() != Some(libc::ESRCH)).collect()
     }
 
     /// Whether records wait. A memory read per CPU.
@@ -143,6 +161,16 @@ impl Sensor {
     pub fn notifiers(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.rings.iter().map(AsFd::as_fd)
     }
+}
+
+fn watch_wakeups(tracepoints: &Tracepoints, rings: &[Ring]) -> Option<WakeWatch> {
+    let tracepoint = WakeTracepoint {
+        id: tracepoints.wakeup.id.try_into().ok()?,
+        pid_at: tracepoints.wakeup.field.try_into().ok()?,
+    };
+    WakeWatch::open(tracepoint, rings)
+        .inspect_err(|error| tracing::warn!(%error, "wake-ups are told by each thread's own event, which misses some on newer kernels"))
+        .ok()
 }
 
 fn online_cpus() -> io::Result<Vec<i32>> {

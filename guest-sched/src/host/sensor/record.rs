@@ -24,6 +24,8 @@ pub enum What {
         tid: i32,
         /// How it sleeps.
         how: Sleep,
+        /// Whether that may have been our doing: a wait that signals end, as a parked task's is; no other wait, no stop.
+        may_be_parked: bool,
     },
     /// The thread was put on the host's runqueue, or (switch records) runs.
     Wake {
@@ -89,7 +91,7 @@ fn trailer(body: &[u8]) -> Option<(i32, u64)> {
 }
 
 /// Reads a record; `None` for one that says nothing of interest.
-pub(super) fn parse(raw: RawRecord<'_>, cpu: i32, tracepoints: Option<&Tracepoints>) -> Option<Record> {
+pub fn parse(raw: RawRecord<'_>, cpu: i32, tracepoints: Option<&Tracepoints>) -> Option<Record> {
     let body = raw.body;
     let (time, what) = match raw.kind {
         RECORD_SAMPLE => {
@@ -99,7 +101,8 @@ pub(super) fn parse(raw: RawRecord<'_>, cpu: i32, tracepoints: Option<&Tracepoin
             let tp = tracepoints?;
             let kind = u64::from(u16::from_ne_bytes(data.get(..2)?.try_into().ok()?));
             let what = if kind == tp.switch.id {
-                What::Out { tid, how: how(u64_at(data, tp.switch.field)?) }
+                let state = u64_at(data, tp.switch.field)?;
+                What::Out { tid, how: how(state), may_be_parked: state == TASK_INTERRUPTIBLE }
             } else {
                 What::Wake { tid: i32_at(data, tp.wakeup.field)? }
             };
@@ -110,7 +113,7 @@ pub(super) fn parse(raw: RawRecord<'_>, cpu: i32, tracepoints: Option<&Tracepoin
             if raw.misc & MISC_SWITCH_OUT == 0 {
                 (time, What::Wake { tid })
             } else if raw.misc & MISC_SWITCH_OUT_PREEMPT == 0 {
-                (time, What::Out { tid, how: Sleep::Interruptible })
+                (time, What::Out { tid, how: Sleep::Interruptible, may_be_parked: true })
             } else {
                 return None;
             }
@@ -134,6 +137,8 @@ pub(super) fn parse(raw: RawRecord<'_>, cpu: i32, tracepoints: Option<&Tracepoin
     };
     Some(Record { time: Nanos(time), cpu, what })
 }
+
+const TASK_INTERRUPTIBLE: u64 = 1;
 
 /// Reads the state of a task that leaves the runqueue, as `sched_switch` gives it.
 fn how(prev_state: u64) -> Sleep {

@@ -1,7 +1,9 @@
 //! The numbers and field offsets of the scheduler's tracepoints, from tracefs.
 
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -38,8 +40,8 @@ impl Tracepoints {
                 return Self::read(root);
             }
         }
-        let mounted = Mounted::tracefs()?;
-        Self::read(&mounted.at)
+        let root = open_tracefs()?;
+        Self::read(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())))
     }
 
     fn read(root: &Path) -> io::Result<Self> {
@@ -73,30 +75,24 @@ fn parse(format: &str, field: &str) -> Option<Tracepoint> {
     Some(Tracepoint { id, field: offset.parse().ok()? })
 }
 
-/// A tracefs mounted by us; unmounted when dropped.
-struct Mounted {
-    at: PathBuf,
-}
-
-impl Mounted {
-    fn tracefs() -> io::Result<Self> {
-        let at = std::env::temp_dir().join(format!("compartment-tracefs-{}", std::process::id()));
-        std::fs::create_dir_all(&at)?;
-        let none: Option<&str> = None;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        if let Err(e) = mount(none, &at, Some("tracefs"), flags, none) {
-            let _ = std::fs::remove_dir(&at);
-            return Err(e.into());
+/// Opens a tracefs that is mounted nowhere: it is attached only until it is open, since a worker may be killed at any moment.
+fn open_tracefs() -> io::Result<File> {
+    let since_boot = host_sys::process::now();
+    let at = std::env::temp_dir().join(format!("compartment-tracefs-{}-{since_boot}", std::process::id()));
+    // Fails for what others have put there, links too.
+    std::fs::create_dir(&at)?;
+    let none: Option<&str> = None;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let root = match mount(none, &at, Some("tracefs"), flags, none) {
+        Ok(()) => {
+            let root = File::open(&at);
+            let _ = umount2(&at, MntFlags::MNT_DETACH);
+            root
         }
-        Ok(Self { at })
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = umount2(&self.at, MntFlags::MNT_DETACH);
-        let _ = std::fs::remove_dir(&self.at);
-    }
+        Err(e) => Err(e.into()),
+    };
+    let _ = std::fs::remove_dir(&at);
+    root
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Looks now and then whether the members' states are what the sensor said, a few at a time: a lost record must not leave a
-//! group waiting for somebody who sleeps.
+//! group waiting for somebody who sleeps. The keeper is looked at as well.
 
 use host_sys::process;
 
@@ -22,12 +22,10 @@ impl Audit {
         self.next
     }
 
-    /// Plans a round as long as somebody wants to run; an idle group is left alone.
+    /// Plans a round as long as somebody wants to run, and a last one after that: they may only seem to sleep. An idle group is left alone.
     pub(super) fn arm(&mut self, now: Nanos, is_active: bool) {
-        match self.next {
-            None if is_active => self.next = Some(now + PERIOD),
-            Some(_) if !is_active && !self.is_full => self.next = None,
-            _ => {}
+        if is_active && self.next.is_none() {
+            self.next = Some(now + PERIOD);
         }
     }
 
@@ -55,6 +53,7 @@ impl Worker {
                 }
             }
         }
+        self.look_at_keeper();
         self.audit.next = None;
     }
 
@@ -89,6 +88,7 @@ impl Worker {
                     let is_wrong = match self.dispatch.host_state(id) {
                         // Parking and resuming do not touch what is known of the thread: only the look counts.
                         Some(HostState::On) if is_only => !stat.is_runnable(),
+                        Some(HostState::Asleep) if is_only => stat.is_runnable(),
                         Some(HostState::On | HostState::Asleep) => stat.is_runnable() != thread.is_runnable,
                         _ => false,
                     };
@@ -99,5 +99,6 @@ impl Worker {
             }
         }
         self.virtualise_nice(id);
+        self.audit_envelope(pid);
     }
 }

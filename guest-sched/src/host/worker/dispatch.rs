@@ -19,7 +19,7 @@ use crate::host::mode::Handover;
 use crate::policy::{Fork, Policy, PolicyError, Resched};
 use crate::types::{Class, Nanos, Nice, Sleep, TaskId, TaskInfo, TaskParams, Vcpu, Waker};
 
-/// What the worker has to do on the host, in this order.
+/// What the worker has to do on the host: resume, then park.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Take the task off the host's runqueue.
@@ -247,8 +247,8 @@ impl Dispatch {
         Ok(())
     }
 
-    /// The task left the host's runqueue: it was parked, or blocked by itself. `cancel` withdraws a park that has not taken effect
-    /// yet, and says whether it had not.
+    /// The task left the host's runqueue: it was parked, or blocked by itself. `is_free` says whether it was told to leave and is not held
+    /// yet.
     ///
     /// # Errors
     /// The policy's.
@@ -257,10 +257,10 @@ impl Dispatch {
         id: TaskId,
         how: Sleep,
         now: Nanos,
-        cancel: impl FnOnce() -> bool,
+        is_free: impl FnOnce() -> bool,
     ) -> Result<(), PolicyError> {
         match self.side(id)?.state {
-            HostState::Leaving if !cancel() => {
+            HostState::Leaving if !is_free() => {
                 self.set_state(id, HostState::Parked);
                 Ok(())
             }

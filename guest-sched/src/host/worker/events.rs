@@ -12,7 +12,7 @@ use crate::host::park::Target;
 use crate::host::proto::Event;
 use crate::host::sensor::{Record, What};
 use crate::policy::Fork;
-use crate::types::{Nanos, Sleep, TaskId, Waker};
+use crate::types::{Class, Nanos, Nice, Sleep, TaskId, Waker};
 
 /// How long a sensor that talks of nothing but our own doings is not listened to.
 const DEAF: Nanos = Nanos::from_millis(1);
@@ -94,7 +94,13 @@ impl Worker {
 
     fn handle(&mut self, record: &Record) {
         match record.what {
-            What::Out { tid, how } => self.thread_out(tid, how, record),
+            What::Out { tid, how, may_be_parked } => {
+                if may_be_parked && self.was_resumed_since(tid, record.time) {
+                    return;
+                }
+                self.note_doubt(tid, may_be_parked);
+                self.thread_out(tid, how, record);
+            }
             What::Wake { tid } => self.thread_woke(tid, record),
             What::Fork { pid, tid, ppid, ptid } => self.forked(pid, tid, ppid, ptid, record.time),
             What::Exit { pid, tid } => self.thread_exit(pid, tid),
@@ -117,8 +123,46 @@ impl Worker {
         self.members.thread_mut(tid)
     }
 
+    /// Whoever is told to leave and leaves in another way than the told do has fallen asleep, or was stopped, by itself: being resumed
+    /// will not wake it.
+    fn note_doubt(&mut self, tid: i32, may_be_parked: bool) {
+        let Some(thread) = self.members.thread(tid) else { return };
+        if self.dispatch.host_state(thread.task) == Some(super::HostState::Leaving)
+            && let Some(task) = self.members.task_mut(thread.task)
+        {
+            task.is_doubtful = !may_be_parked;
+        }
+    }
+
+    /// Whether a thread was resumed after it had left the runqueue as the told do: its record came late, and it is on the runqueue again.
+    fn was_resumed_since(&self, tid: i32, time: Nanos) -> bool {
+        let Some(thread) = self.members.thread(tid) else { return false };
+        let Some((begun, done)) = self.members.task(thread.task).map(|task| task.resumed_at) else {
+            return false;
+        };
+        // What happened in the course of it may have been before or after.
+        time < begun
+            || time <= done && process::thread_stat(thread.pid, tid).is_ok_and(|stat| stat.is_runnable())
+    }
+
+    /// A task was resumed, begun at that time: if it had left, it is on the runqueue again. The sensor does not say so.
+    pub(super) fn note_resumed(&mut self, id: TaskId, begun: Nanos) {
+        if self.parts.mode.sensor != mode::Sensor::Tracepoint || !self.parts.parker.is_per_thread() {
+            return;
+        }
+        let Some(task) = self.members.task_mut(id) else { return };
+        if std::mem::take(&mut task.is_doubtful) {
+            return;
+        }
+        (task.resumed_at, task.nr_runnable) = ((begun, Nanos(process::now())), 1);
+        let tid = task.tid;
+        if let Some(thread) = self.members.thread_mut(tid) {
+            thread.is_runnable = true;
+        }
+    }
+
     fn thread_out(&mut self, tid: i32, how: Sleep, record: &Record) {
-        if self.news(tid, record).is_some() {
+        if self.news(tid, record).is_some() && !self.is_awake_again(tid, record) {
             self.follow.saw(record.cpu);
             self.set_thread_runnable(tid, false, how);
             // From then until now nobody ran in its place.
@@ -129,6 +173,13 @@ impl Worker {
                 self.meter.missed(self.now, self.now.saturating_sub(record.time).0);
             }
         }
+    }
+
+    /// A thread that was born just now may have slept and woken up before its wake-ups were watched.
+    fn is_awake_again(&self, tid: i32, record: &Record) -> bool {
+        let Some(thread) = self.members.thread(tid) else { return false };
+        record.time < thread.watched_since
+            && process::thread_stat(thread.pid, tid).is_ok_and(|stat| stat.is_runnable())
     }
 
     fn thread_woke(&mut self, tid: i32, record: &Record) {
@@ -149,15 +200,16 @@ impl Worker {
         }
         let Some(nr_runnable) = self.members.task(id).map(|t| t.nr_runnable) else { return };
         if is_runnable {
-            if self.dispatch.host_state(id) == Some(super::HostState::Asleep)
-                && let Some(task) = self.members.task_mut(id)
-            {
-                task.charged_at = self.now;
+            // Else it runs, after it was resumed: switch records tell of that.
+            if self.dispatch.host_state(id) == Some(super::HostState::Asleep) {
+                if let Some(task) = self.members.task_mut(id) {
+                    task.charged_at = self.now;
+                }
+                if let Err(error) = self.dispatch.woke(id, Waker::Task, self.now) {
+                    tracing::debug!(%error, "wake");
+                }
+                self.tune_slice(id, true);
             }
-            if let Err(error) = self.dispatch.woke(id, Waker::Task, self.now) {
-                tracing::debug!(%error, "wake");
-            }
-            self.tune_slice(id, true);
             self.close_check();
         } else if nr_runnable == 0 {
             self.went_out(id, how);
@@ -177,8 +229,11 @@ impl Worker {
         self.parts.sensor.inherit(ptid, tid);
         let is_thread = pid == ppid;
         if is_thread && !self.parts.parker.is_per_thread() {
-            self.members
-                .insert_thread(tid, Thread { task: parent.task, pid, is_runnable: true, last_record: time });
+            let watched_since = Nanos(process::now());
+            self.members.insert_thread(
+                tid,
+                Thread { task: parent.task, pid, is_runnable: true, last_record: time, watched_since },
+            );
             if let Some(task) = self.members.task_mut(parent.task) {
                 task.nr_threads += 1;
                 task.nr_runnable += 1;
@@ -201,8 +256,8 @@ impl Worker {
         }
         let stat = process::thread_stat(pid, tid)?;
         let (host, start_time) = match self.members.task(parent) {
-            Some(p) if is_thread => (p.host, p.start_time),
-            Some(p) => (p.host, stat.start_time),
+            Some(p) if is_thread => (p.host.forked(), p.start_time),
+            Some(p) => (p.host.forked(), stat.start_time),
             None => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
         };
         let clock = if is_thread { CpuClock::thread(pid, tid)? } else { CpuClock::process(pid)? };
@@ -214,6 +269,7 @@ impl Worker {
             self.members.unreserve(id);
             return Err(io::Error::other(error));
         }
+        self.reset_on_fork(parent, id);
         let now = self.now;
         self.members.insert(
             id,
@@ -233,10 +289,12 @@ impl Worker {
                 nr_threads: 1,
                 is_arriving: false,
                 has_short_slice: false,
+                is_doubtful: false,
+                resumed_at: (Nanos::ZERO, Nanos::ZERO),
             },
         );
         if let Some(thread) = self.members.thread_mut(tid) {
-            thread.last_record = time;
+            (thread.last_record, thread.watched_since) = (time, Nanos(process::now()));
         }
         self.publish_task(id);
         if !is_thread {
@@ -244,6 +302,21 @@ impl Worker {
             self.report(Event::Forked { parent, child: pid });
         }
         Ok(())
+    }
+
+    /// Children of a task that the host was told to reset on fork are ordinary ones in the guest too.
+    fn reset_on_fork(&mut self, parent: TaskId, child: TaskId) {
+        if !self.members.task(parent).is_some_and(|p| p.host.is_reset_on_fork) {
+            return;
+        }
+        let Ok(params) = self.dispatch.info(child).map(|i| i.params) else { return };
+        let is_real_time = matches!(params.class, Class::Fifo(_) | Class::Rr(_));
+        let class = if is_real_time { Class::Normal } else { params.class };
+        let nice = if is_real_time { Nice::default() } else { params.nice.max(Nice::default()) };
+        let reset = self.dispatch.set_class(child, class, self.now);
+        if let Err(error) = reset.and_then(|()| self.dispatch.set_nice(child, nice, self.now)) {
+            tracing::debug!(%error, "reset on fork");
+        }
     }
 
     /// A process that was one task with the process's clock gets a second thread: from now on its clock counts its first thread only.
@@ -265,6 +338,10 @@ impl Worker {
         if process::thread_stat(pid, tid).is_ok_and(|s| !s.is_exiting()) {
             // It lives: the kernel stops watching a process that executes a setuid program.
             if let Err(error) = self.parts.sensor.attach(tid) {
+                if error.raw_os_error() == Some(libc::ESRCH) {
+                    self.strike_out(tid, thread);
+                    return;
+                }
                 tracing::warn!(pid, %error, "a member cannot be watched any more and leaves the group");
                 self.report(Event::Escaped { pid, reason: format!("it cannot be watched: {error}") });
                 self.release(pid);

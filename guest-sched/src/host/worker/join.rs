@@ -9,7 +9,7 @@ use host_sys::process;
 use host_sys::sched;
 
 use super::members::{CpuClock, Task, Thread};
-use super::{MAX_TASKS, Worker, breathe};
+use super::{MAX_TASKS, Worker};
 use crate::host::cgroup;
 use crate::host::park::Target;
 use crate::host::proto::{Event, GuestClass};
@@ -43,8 +43,8 @@ type Before = HashMap<i32, (HostParams, TaskParams)>;
 /// Where a worker that starts keeps what its predecessor has left, until it has taken that over: it may die meanwhile as well.
 const BEFORE: &str = "members.before";
 
-/// A thread in that file: process, thread, start time, nice, policy and priority of the host, nice and class of the guest.
-type Kept = (i32, i32, u64, (i8, u8, u8), (i8, GuestClass));
+/// A thread in that file: process, thread, start time, what the host gave it, nice and class of the guest.
+type Kept = (i32, i32, u64, HostParams, (i8, GuestClass));
 
 /// What an earlier worker of the group has left.
 #[derive(Debug, Default)]
@@ -60,8 +60,7 @@ impl Found {
         let mut kept: Vec<Kept> =
             std::fs::read(&file).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
         for m in table.snapshot().members.into_iter().filter(|m| !m.is_group) {
-            let host = (m.host.nice, m.host.policy, m.host.rt_priority);
-            kept.push((m.pid, m.tid, m.start_time, host, (m.nice, m.class)));
+            kept.push((m.pid, m.tid, m.start_time, m.host, (m.nice, m.class)));
         }
         if !kept.is_empty()
             && let Err(error) = serde_json::to_vec(&kept).map_err(io::Error::from).and_then(|b| {
@@ -72,10 +71,9 @@ impl Found {
             tracing::warn!(%error, "should this worker die before it has taken its members back, they run free");
         }
         let mut known: HashMap<i32, (u64, Before)> = HashMap::new();
-        for (pid, tid, start_time, (nice, policy, rt_priority), (guest_nice, class)) in kept {
+        for (pid, tid, start_time, host, (guest_nice, class)) in kept {
             let nice_of_guest = Nice::new(i32::from(guest_nice)).unwrap_or_default();
             let params = TaskParams { nice: nice_of_guest, class: to_class(class).unwrap_or_default() };
-            let host = HostParams { nice, policy, rt_priority };
             let entry = known.entry(pid).or_default();
             if entry.0 != start_time {
                 *entry = (start_time, Before::new());
@@ -119,9 +117,17 @@ fn has_living_thread(pid: i32) -> bool {
     process::threads(pid).is_ok_and(|tids| tids.into_iter().any(is_living))
 }
 
-fn host_params(tid: i32) -> io::Result<HostParams> {
+/// What the host gives a thread now; `usual_runtime` is the slice that one has that never asked for any.
+fn host_params(tid: i32, usual_runtime: u64) -> io::Result<HostParams> {
     let attr = sched::get(tid)?;
-    Ok(HostParams { nice: attr.nice as i8, policy: attr.policy as u8, rt_priority: attr.priority as u8 })
+    let is_wished = matches!(attr.policy, 0 | 3) && attr.runtime != usual_runtime;
+    Ok(HostParams {
+        nice: attr.nice as i8,
+        policy: attr.policy as u8,
+        rt_priority: attr.priority as u8,
+        is_reset_on_fork: attr.flags & sched::RESET_ON_FORK != 0,
+        runtime_ns: if is_wished { u32::try_from(attr.runtime).unwrap_or(0) } else { 0 },
+    })
 }
 
 /// The guest gives a task what the host had given it.
@@ -140,9 +146,17 @@ fn set_host_params(tid: i32, params: HostParams) -> io::Result<()> {
         policy: u32::from(params.policy),
         nice: i32::from(params.nice),
         priority: u32::from(params.rt_priority),
+        flags: if params.is_reset_on_fork { sched::RESET_ON_FORK } else { 0 },
+        runtime: u64::from(params.runtime_ns),
         ..sched::Attr::default()
     };
-    sched::set(tid, &attr)
+    match sched::set(tid, &attr) {
+        // An ordinary user may set that flag, and not take it away.
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) && !params.is_reset_on_fork => {
+            sched::set(tid, &sched::Attr { flags: sched::RESET_ON_FORK, ..attr })
+        }
+        result => result,
+    }
 }
 
 impl Worker {
@@ -192,7 +206,7 @@ impl Worker {
         if stat.is_kernel_thread() {
             return Err(Refusal::new(libc::EOPNOTSUPP, "it is a thread of the kernel"));
         }
-        if host_params(pid)?.policy == SCHED_DEADLINE {
+        if host_params(pid, self.usual_runtime)?.policy == SCHED_DEADLINE {
             return Err(Refusal::new(
                 libc::EOPNOTSUPP,
                 "a deadline process cannot be parked without breaking its promise",
@@ -210,7 +224,7 @@ impl Worker {
             }
             for tid in new {
                 done.push(tid);
-                breathe(done.len());
+                self.breathe(done.len());
                 match self.parts.sensor.attach(tid) {
                     Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
                     Err(e) => {
@@ -232,7 +246,7 @@ impl Worker {
         }
         self.enter_envelope(pid);
         let tids = self.members.threads_of(pid).to_vec();
-        let group = HostParams { nice: self.config.nice, policy: 0, rt_priority: 0 };
+        let group = HostParams { nice: self.config.nice, ..HostParams::default() };
         for tid in tids {
             if let Err(error) = set_host_params(tid, group) {
                 tracing::debug!(tid, %error, "the host's nice is not set");
@@ -251,7 +265,7 @@ impl Worker {
         let per_thread = self.parts.parker.is_per_thread();
         let is_single = tids.len() == 1;
         for (nr, &tid) in tids.iter().enumerate() {
-            breathe(nr);
+            self.breathe(nr);
             let Ok(stat) = process::thread_stat(pid, tid) else { continue };
             if stat.is_exiting() {
                 continue;
@@ -260,7 +274,10 @@ impl Worker {
             let is_runnable = stat.is_runnable();
             if !per_thread && let Some(&first) = self.members.threads_of(pid).first() {
                 let Some(task) = self.members.thread(first).map(|t| t.task) else { continue };
-                self.members.insert_thread(tid, Thread { task, pid, is_runnable: false, last_record: now });
+                self.members.insert_thread(
+                    tid,
+                    Thread { task, pid, is_runnable: false, last_record: now, watched_since: now },
+                );
                 if let Some(task) = self.members.task_mut(task) {
                     task.nr_threads += 1;
                 }
@@ -273,7 +290,7 @@ impl Worker {
             {
                 Some(before) => *before,
                 None => {
-                    let host = host_params(tid)?;
+                    let host = host_params(tid, self.usual_runtime)?;
                     (host, guest_params(host))
                 }
             };
@@ -306,6 +323,8 @@ impl Worker {
                     nr_threads: 1,
                     is_arriving: true,
                     has_short_slice: false,
+                    is_doubtful: false,
+                    resumed_at: (Nanos::ZERO, Nanos::ZERO),
                 },
             );
             if self.parts.parker.prepare(id) {
@@ -352,10 +371,22 @@ impl Worker {
     fn enter_envelope(&mut self, pid: i32) {
         let Some(envelope) = &mut self.parts.envelope else { return };
         if let Err(error) = envelope.enter(pid) {
-            tracing::warn!(pid, %error, "the group goes on without an envelope");
-            self.report(Event::Degraded { reason: format!("no envelope any more: {error}") });
-            self.parts.give_up_envelope();
-            self.dispatch.set_handover(self.parts.mode.handover);
+            self.give_up_envelope(pid, &error.to_string());
+        }
+    }
+
+    fn give_up_envelope(&mut self, pid: i32, reason: &str) {
+        tracing::warn!(pid, reason, "the group goes on without an envelope");
+        self.report(Event::Degraded { reason: format!("no envelope any more: {reason}") });
+        self.parts.give_up_envelope();
+        self.dispatch.set_handover(self.parts.mode.handover);
+        self.publish_stat();
+    }
+
+    /// A member that is not in the envelope any more would have a weight of its own.
+    pub(super) fn audit_envelope(&mut self, pid: i32) {
+        if self.parts.envelope.as_ref().is_some_and(|envelope| !envelope.holds(pid)) {
+            self.give_up_envelope(pid, "a member has begun a session of its own");
         }
     }
 
@@ -363,7 +394,7 @@ impl Worker {
     fn forget_process(&mut self, pid: i32) -> Vec<(i32, Task)> {
         let mut gone = Vec::new();
         for (nr, id) in self.members.tasks_of(pid).into_iter().enumerate() {
-            breathe(nr);
+            self.breathe(nr);
             self.charge(id);
             if let Err(error) = self.dispatch.remove(id, self.now) {
                 tracing::debug!(%error, "remove");
@@ -396,18 +427,24 @@ impl Worker {
         let before = Before::from([(pid, (host, params.unwrap_or_default()))]);
         let tids = self.members.threads_of(pid).to_vec();
         self.forget_process(pid);
-        self.parts.sensor.detach_all(&tids);
-        if let Err(Refusal { reason, .. }) = self.take_in(pid, start_time, Some(&before)) {
+        self.unwatch(&tids);
+        if let Err(Refusal { errno, reason }) = self.take_in(pid, start_time, Some(&before)) {
             if let Some(envelope) = &mut self.parts.envelope {
                 envelope.leave(pid);
             }
-            self.report(Event::Escaped { pid, reason });
+            self.report(if errno == libc::ESRCH {
+                Event::Exited { pid }
+            } else {
+                Event::Escaped { pid, reason }
+            });
         }
     }
 
     /// Lets a process go, everything restored that joining has changed.
     pub(super) fn release(&mut self, pid: i32) {
+        const AT_MOST: Nanos = Nanos::from_secs(2);
         self.begin_release(pid);
+        self.beat(self.now + AT_MOST);
         self.parts.parker.settle();
         self.tick_now();
     }
@@ -419,10 +456,14 @@ impl Worker {
         }
         let tids = self.members.threads_of(pid).to_vec();
         let gone = self.forget_process(pid);
-        self.parts.sensor.detach_all(&tids);
+        self.unwatch(&tids);
+        let is_per_thread = self.parts.parker.is_per_thread();
         for (_, task) in &gone {
-            if let Err(error) = set_host_params(task.tid, task.host) {
-                tracing::debug!(tid = task.tid, %error, "the host's nice is not restored");
+            let own = [task.tid];
+            for &tid in if is_per_thread { &own[..] } else { &tids[..] } {
+                if let Err(error) = set_host_params(tid, task.host) {
+                    tracing::debug!(tid, %error, "the host's nice is not restored");
+                }
             }
         }
         if let Some(envelope) = &mut self.parts.envelope {
@@ -430,11 +471,25 @@ impl Worker {
         }
     }
 
+    /// Watches these threads no more. Others that were watched through them may then be watched no more either, if the host does not let us.
+    fn unwatch(&mut self, tids: &[i32]) {
+        for (tid, error) in self.parts.sensor.detach_all(tids) {
+            tracing::warn!(tid, %error, "a member's thread cannot be watched any more");
+            self.report(Event::Degraded {
+                reason: format!("thread {tid} cannot be watched any more: {error}"),
+            });
+        }
+    }
+
     /// The group's nice has changed: the host's nice of its members follows.
     pub(super) fn apply_group_nice(&mut self) {
-        let params = HostParams { nice: self.config.nice, policy: 0, rt_priority: 0 };
-        for (_, task) in self.members.tasks().filter(|(id, _)| !self.is_inner(*id)) {
-            let _ = set_host_params(task.tid, params);
+        let params = HostParams { nice: self.config.nice, ..HostParams::default() };
+        for pid in self.members.processes() {
+            for &tid in self.members.threads_of(pid) {
+                if !self.members.thread(tid).is_some_and(|t| self.is_inner(t.task)) {
+                    let _ = set_host_params(tid, params);
+                }
+            }
         }
         if let Some(envelope) = &mut self.parts.envelope
             && let Err(error) = envelope.set_nice(self.config.nice)
@@ -453,6 +508,9 @@ impl Worker {
             return;
         }
         task.has_short_slice = is_short;
+        // Setting the slice sets the nice value too: what somebody else has set meanwhile is not to be lost.
+        self.virtualise_nice(id);
+        let Some(task) = self.members.task(id) else { return };
         let runtime = if is_short { SHORT_NS } else { 0 };
         if let Err(error) =
             sched::set(task.tid, &sched::Attr { nice: i32::from(nice), runtime, ..sched::Attr::default() })
@@ -471,7 +529,7 @@ impl Worker {
         }
         task.host.nice = nice;
         let tid = task.tid;
-        let params = HostParams { nice: self.config.nice, policy: 0, rt_priority: 0 };
+        let params = HostParams { nice: self.config.nice, ..HostParams::default() };
         if set_host_params(tid, params).is_ok()
             && let Some(guest) = Nice::new(i32::from(nice))
             && let Err(error) = self.dispatch.set_nice(id, guest, self.now)

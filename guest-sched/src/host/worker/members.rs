@@ -108,6 +108,10 @@ pub struct Task {
     pub nr_threads: u32,
     /// Whether the host was told that it wants short slices, for a soon turn.
     pub has_short_slice: bool,
+    /// Told to leave, it left in another way than the told do: whether being resumed wakes it is not known.
+    pub is_doubtful: bool,
+    /// From when to when it was being resumed last.
+    pub resumed_at: (Nanos, Nanos),
     /// It is being made ready for parking, and is not scheduled by the policy before that is done.
     pub is_arriving: bool,
 }
@@ -123,6 +127,8 @@ pub struct Thread {
     pub is_runnable: bool,
     /// The time of the last record about it.
     pub last_record: Nanos,
+    /// From when on its wake-ups are known.
+    pub watched_since: Nanos,
 }
 
 /// The book.
@@ -157,7 +163,10 @@ impl Members {
     pub fn insert(&mut self, id: TaskId, task: Task) {
         let (pid, tid, is_runnable) = (task.pid, task.tid, task.nr_runnable > 0);
         self.tasks[id.index()] = Some(task);
-        self.insert_thread(tid, Thread { task: id, pid, is_runnable, last_record: Nanos::ZERO });
+        self.insert_thread(
+            tid,
+            Thread { task: id, pid, is_runnable, last_record: Nanos::ZERO, watched_since: Nanos::ZERO },
+        );
     }
 
     /// Enters a thread of a task that is there.

@@ -24,13 +24,15 @@ mod requests;
 mod timing;
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use host_sys::{Listener, Pidfd, SeqPacket, process};
+use host_sys::{Listener, Pidfd, process};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::EventFd;
 
 use self::dispatch::{Action, Dispatch, HostState};
 use self::members::Members;
@@ -42,6 +44,7 @@ use super::park::Outcome;
 use super::proto::{Event, GroupConfig, Message, SOCKET};
 use super::sensor::Record;
 use super::table::{CAPACITY, Table};
+use super::watch::{Watch, own_time};
 use crate::bandwidth::{Bandwidth, BandwidthState};
 use crate::types::{Nanos, TaskId};
 
@@ -63,10 +66,20 @@ enum End {
     KeeperDied,
 }
 
+/// The keeper as its worker sees it.
+struct Keeper {
+    pid: i32,
+    pidfd: Pidfd,
+    watch: Watch,
+}
+
 /// A group's worker.
 struct Worker {
     state_dir: PathBuf,
     table: Arc<Table>,
+    /// Calls the keeper, see [`Table::set_beat`]. Never closed here: the descriptor is the keeper's too.
+    bell: ManuallyDrop<EventFd>,
+    keeper: Keeper,
     config: GroupConfig,
     parts: Parts,
     dispatch: Dispatch,
@@ -75,7 +88,7 @@ struct Worker {
     is_throttled: bool,
     meter: Meter,
     listener: Listener,
-    clients: Vec<SeqPacket>,
+    clients: Vec<requests::Client>,
     inners: Vec<nest::Inner>,
     gate: Option<nest::Gate>,
     epoll: Epoll,
@@ -91,8 +104,15 @@ struct Worker {
     usage: Nanos,
     nr_parks: u64,
     own_cpu: u64,
+    /// The slice of a thread that has not asked the host for any.
+    usual_runtime: u64,
     records: Vec<Record>,
     actions: Vec<Action>,
+    /// Whether somebody wants to run, and when that was so last.
+    is_busy: bool,
+    busy_until: Nanos,
+    /// Something was heard that the next round has to see to.
+    is_unsettled: bool,
     /// The CPU this worker is pinned to, and on how many of the last records were from another one.
     follow: timing::Follow,
     /// Told to the first daemon that connects.
@@ -100,9 +120,9 @@ struct Worker {
     end: Option<End>,
 }
 
-/// Runs the worker of the group in `state_dir` until the group ends. Gives the exit status.
-pub(crate) fn run(state_dir: &Path, keeper: i32) -> i32 {
-    match Worker::start(state_dir, keeper).and_then(|mut worker| worker.run()) {
+/// Runs the worker of the group in `state_dir` until the group ends; `bell` calls its keeper. Gives the exit status.
+pub(crate) fn run(state_dir: &Path, keeper: i32, bell: ManuallyDrop<EventFd>) -> i32 {
+    match Worker::start(state_dir, keeper, bell).and_then(|mut worker| worker.run()) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!(%error, "a worker ends");
@@ -112,7 +132,7 @@ pub(crate) fn run(state_dir: &Path, keeper: i32) -> i32 {
 }
 
 impl Worker {
-    fn start(state_dir: &Path, keeper: i32) -> io::Result<Self> {
+    fn start(state_dir: &Path, keeper: i32, bell: ManuallyDrop<EventFd>) -> io::Result<Self> {
         let config = super::client::read_config(state_dir)?;
         let table = Arc::new(Table::create(state_dir).map_err(io::Error::other)?);
         let tag = parts::tag(state_dir);
@@ -132,8 +152,9 @@ impl Worker {
         let listener = Listener::bind(&state_dir.join(SOCKET))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let event = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
-        let keeper_fd = Pidfd::open(keeper)?;
-        epoll.add(&keeper_fd, event(TOKEN_KEEPER))?;
+        let usual_runtime = host_sys::sched::get(keeper).map_or(0, |attr| attr.runtime);
+        let keeper = Keeper { pid: keeper, pidfd: Pidfd::open(keeper)?, watch: Watch::default() };
+        epoll.add(&keeper.pidfd, event(TOKEN_KEEPER))?;
         epoll.add(&listener, event(TOKEN_LISTENER))?;
         let rings = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         for fd in parts.sensor.notifiers() {
@@ -143,13 +164,13 @@ impl Worker {
         if let Some(fd) = parts.parker.notifier() {
             epoll.add(fd, event(TOKEN_PARKER))?;
         }
-        // The descriptor stays open, and in the epoll set, for the worker's life.
-        std::mem::forget(keeper_fd);
         parts::quiet_memory();
-        let follow = timing::Follow::new(parts.favour, parts.mode.sensor);
+        let follow = timing::Follow::new(parts.favour);
         let mut worker = Self {
             state_dir: state_dir.to_owned(),
             table,
+            bell,
+            keeper,
             config,
             parts,
             dispatch,
@@ -171,13 +192,17 @@ impl Worker {
             usage: Nanos::ZERO,
             nr_parks: 0,
             own_cpu: process::own_cpu_time(),
+            usual_runtime,
             records: Vec::with_capacity(4096),
             actions: Vec::with_capacity(256),
+            is_busy: false,
+            busy_until: Nanos::ZERO,
+            is_unsettled: false,
             follow,
             restarted: None,
             end: None,
         };
-        worker.publish_stat(keeper);
+        worker.publish_stat();
         worker.take_back(before);
         Ok(worker)
     }
@@ -185,10 +210,12 @@ impl Worker {
     fn run(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 16];
         while self.end.is_none() {
-            let timeout =
-                self.next_timer().map(|at| Duration::from_nanos(at.saturating_sub(self.tick_now()).0));
+            let timer = self.next_timer();
+            let timeout = timer.map(|at| Duration::from_nanos(at.saturating_sub(self.tick_now()).0));
+            self.beat(timer.unwrap_or(self.now));
             let n = process::epoll_wait(self.epoll.0.as_fd(), &mut events, timeout)?;
             self.tick_now();
+            self.beat(self.now);
             for event in &events[..n] {
                 match event.data() {
                     TOKEN_KEEPER => self.end = Some(End::KeeperDied),
@@ -215,7 +242,38 @@ impl Worker {
         self.now
     }
 
+    /// Leaves a sign of life: until then nothing has to be heard of us. A group that holds nobody needs none.
+    fn beat(&self, until: Nanos) {
+        let is_holding = self.dispatch.policy().nr_running() > self.dispatch.on().len();
+        if self.table.set_beat(if is_holding { until.0 } else { 0 }) {
+            let _ = self.bell.write(1);
+        }
+    }
+
+    /// Kills a keeper that is stopped or stuck: that it is dead is heard like any end of it.
+    fn look_at_keeper(&mut self) {
+        let Keeper { pid, pidfd, watch } = &mut self.keeper;
+        if let Ok(look) = process::stat(*pid)
+            && watch.is_hung(&look, self.table.keeper_beat(), self.now.0, || own_time(*pid))
+        {
+            tracing::error!(keeper = pid, state = %char::from(look.state), "a keeper hangs and is killed");
+            let _ = pidfd.signal(libc::SIGKILL);
+        }
+    }
+
+    /// To be called for each item of long work. Sleeps for a moment now and then: a real-time thread that does not for half a second
+    /// is ended by the kernel (`RLIMIT_RTTIME`, see [`host_sys::sched::favour_self`]), and a process of some thousand threads takes that long.
+    fn breathe(&self, nr: usize) {
+        self.beat(Nanos(process::now()));
+        if nr % 64 == 63 {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
     fn next_timer(&self) -> Option<Nanos> {
+        if self.is_unsettled {
+            return Some(self.now);
+        }
         let balance = self.dispatch.policy().next_balance();
         [self.deadline, self.leave_check, self.audit.next(), self.ears.listen_again(), balance]
             .into_iter()
@@ -229,12 +287,18 @@ impl Worker {
         self.look_at_cap();
         let is_open = !self.is_throttled && self.gate.as_ref().is_none_or(|g| g.is_open);
         self.dispatch.set_open(is_open);
+        self.is_unsettled = false;
         let mut actions = std::mem::take(&mut self.actions);
         self.dispatch.reconcile(self.now, &mut actions);
+        // Before somebody is parked the sensor is heard: by then everybody is to be what the dispatcher takes them for.
+        for action in &actions {
+            if let Action::Resume(id) = *action {
+                self.resume(id);
+            }
+        }
         for action in actions.drain(..) {
-            match action {
-                Action::Park(id) => self.park(id),
-                Action::Resume(id) => self.resume(id),
+            if let Action::Park(id) = action {
+                self.park(id);
             }
         }
         self.actions = actions;
@@ -247,7 +311,23 @@ impl Worker {
             cap_ppm: self.bandwidth.limit().map(|(quota, period)| quota * 1_000_000 / period.max(1)),
         };
         self.meter.turn(self.now, phase);
+        self.tell_busy(phase.nr_runnable > 0);
         self.tell_outer();
+    }
+
+    /// The daemon looks at the group while somebody wants to run, and has to be called when that begins.
+    fn tell_busy(&mut self, is_busy: bool) {
+        const PAUSE: Nanos = Nanos::from_secs(1);
+        let was_busy = std::mem::replace(&mut self.is_busy, is_busy);
+        if was_busy != is_busy {
+            self.table.set_busy(is_busy);
+        }
+        if is_busy && !was_busy && self.now.saturating_sub(self.busy_until) >= PAUSE {
+            self.report(Event::Busy);
+        }
+        if was_busy {
+            self.busy_until = self.now;
+        }
     }
 
     fn park(&mut self, id: TaskId) {
@@ -263,7 +343,20 @@ impl Worker {
         }
         self.leave_check =
             Some(self.leave_check.unwrap_or(now + timing::LEAVE_CHECK).min(now + timing::LEAVE_CHECK));
-        if let Err(error) = self.parts.parker.park(id) {
+        self.hold(id);
+    }
+
+    /// Has a task that is told to leave be held, unless it falls asleep by itself before: a sleeper is never parked.
+    fn hold(&mut self, id: TaskId) {
+        self.parts.parker.brace(id);
+        if self.parts.sensor.has_records() {
+            // What follows from these is decided in the next round.
+            self.is_unsettled = true;
+            self.hear_sensor();
+        }
+        if self.dispatch.host_state(id) == Some(HostState::Leaving)
+            && let Err(error) = self.parts.parker.park(id)
+        {
             self.lose(id, &error);
         }
     }
@@ -284,17 +377,24 @@ impl Worker {
         }
         let is_interactive = self.dispatch.info(id).is_ok_and(|i| i.is_interactive);
         self.tune_slice(id, is_interactive);
-        self.leave_check.get_or_insert(now + timing::LEAVE_CHECK);
-        if let Err(error) = self.parts.parker.resume(id) {
-            self.lose(id, &error);
+        let at = Nanos(process::now());
+        match self.parts.parker.resume(id) {
+            Ok(true) => self.note_resumed(id, at),
+            Ok(false) => {}
+            Err(error) => return self.lose(id, &error),
+        }
+        if self.is_waiting_for_wake() {
+            self.leave_check.get_or_insert(now + timing::LEAVE_CHECK);
         }
     }
 
     /// A task cannot be parked or resumed: it has ended, or the host does not let us. Then its process leaves the group, so that at
     /// least nothing stays parked.
     fn lose(&mut self, id: TaskId, error: &io::Error) {
-        let Some(pid) = self.members.task(id).map(|t| t.pid) else { return };
-        if process::stat(pid).map_or(true, |s| s.is_exiting()) {
+        let Some((pid, tid)) = self.members.task(id).map(|t| (t.pid, t.tid)) else { return };
+        let is_over = |stat: io::Result<process::Stat>| stat.map_or(true, |s| s.is_exiting());
+        // A thread may end, its process go on.
+        if is_over(process::thread_stat(pid, tid)) || is_over(process::stat(pid)) {
             return;
         }
         tracing::warn!(pid, %error, "a member cannot be parked and leaves the group");
@@ -304,8 +404,11 @@ impl Worker {
 
     fn hear_parker(&mut self) {
         for (nr, outcome) in self.parts.parker.outcomes().into_iter().enumerate() {
-            breathe(nr);
+            self.breathe(nr);
             match outcome {
+                Outcome::Ready(id) if self.dispatch.host_state(id) == Some(HostState::Leaving) => {
+                    self.hold(id)
+                }
                 Outcome::Ready(id) => self.arrived(id),
                 Outcome::Failed(id, error) => self.lose(id, &error),
             }
@@ -315,10 +418,7 @@ impl Worker {
     /// Tells every daemon that listens.
     fn report(&self, event: Event) {
         if let Ok(bytes) = serde_json::to_vec(&Message::Event(event)) {
-            for client in &self.clients {
-                // A daemon that does not read loses events, and finds the truth in the table.
-                let _ = client.try_send(&bytes);
-            }
+            self.clients.iter().for_each(|client| client.tell(&bytes));
         }
     }
 
@@ -336,6 +436,8 @@ impl Worker {
     }
 
     fn finish(&mut self) {
+        const AT_MOST: Nanos = Nanos::from_secs(10);
+        self.beat(self.now + AT_MOST);
         let pids: Vec<i32> = self.members.processes().collect();
         if self.end == Some(End::Dissolved) {
             for pid in pids {
@@ -358,14 +460,6 @@ impl Worker {
             self.parts.parker.settle();
             start_keeper(&self.state_dir);
         }
-    }
-}
-
-/// Sleeps for a moment now and then in long work: a real-time thread that does not for half a second is ended by the kernel
-/// (`RLIMIT_RTTIME`, see [`host_sys::sched::favour_self`]), and a process of some thousand threads takes that long.
-fn breathe(nr: usize) {
-    if nr % 64 == 63 {
-        std::thread::sleep(Duration::from_micros(50));
     }
 }
 

@@ -116,6 +116,8 @@ impl Worker {
             nr_threads: 1,
             is_arriving: false,
             has_short_slice: false,
+            is_doubtful: false,
+            resumed_at: (Nanos::ZERO, Nanos::ZERO),
         };
         self.members.insert(id, task);
         self.inners.push(Inner { id, link, usage, is_asked: false });
@@ -238,6 +240,11 @@ impl Worker {
     /// Whether the task is a nested group.
     pub(super) fn is_inner(&self, id: TaskId) -> bool {
         self.inners.iter().any(|i| i.id == id)
+    }
+
+    /// Whether the task is a nested group that has not answered yet what it has used.
+    pub(super) fn is_asked(&self, id: TaskId) -> bool {
+        self.inners.iter().any(|i| i.id == id && i.is_asked)
     }
 
     fn inner_resumed(&mut self, id: TaskId) {

@@ -47,7 +47,7 @@ pub(super) fn choose(forced: &Forced) -> Mode {
         // Measured (docs/adr/0001): with a strict handover the group counts like one process without any envelope, and its
         // interactive members get their turn many times sooner. But a scheduler before EEVDF (Linux 6.6) places whoever is resumed
         // ahead of the others, at each handover; there an envelope is better, where it can be had.
-        if kernel_version() < (6, 6) && Envelope::new("probe", 0).is_ok() {
+        if kernel_version() < (6, 6) && Envelope::new(mode::Envelope::Cgroup, "probe", 0).is_ok() {
             mode::Envelope::Cgroup
         } else {
             mode::Envelope::None
@@ -55,8 +55,8 @@ pub(super) fn choose(forced: &Forced) -> Mode {
     });
     let handover = match (forced.handover, envelope) {
         (Some(handover), _) => handover,
-        (None, mode::Envelope::Cgroup) => Handover::Overlap,
-        (None, _) => Handover::Strict,
+        (None, mode::Envelope::Cgroup | mode::Envelope::Autogroup) => Handover::Overlap,
+        (None, mode::Envelope::None) => Handover::Strict,
     };
     Mode { park, handover, sensor, envelope }
 }
@@ -95,11 +95,7 @@ impl Parts {
             Park::Stop => Box::new(Stopper::new(table)),
             Park::Ptrace => return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
         };
-        let envelope = match mode.envelope {
-            mode::Envelope::Cgroup => Some(Envelope::new(tag, config.nice)?),
-            mode::Envelope::None => None,
-            mode::Envelope::Autogroup => return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
-        };
+        let envelope = Envelope::new(mode.envelope, tag, config.nice)?;
         if envelope.is_none() && config.forced.handover.is_none() {
             mode.handover = Handover::Strict;
         }

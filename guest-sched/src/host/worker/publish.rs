@@ -53,12 +53,11 @@ impl Worker {
         for index in 0..self.members.nr_slots() {
             self.publish_task(TaskId(index as u32));
         }
-        let keeper = self.table.stat().keeper_pid;
-        self.publish_stat(keeper);
+        self.publish_stat();
     }
 
     /// Publishes the group's counters.
-    pub(super) fn publish_stat(&mut self, keeper_pid: i32) {
+    pub(super) fn publish_stat(&mut self) {
         let own_cpu = process::own_cpu_time();
         self.meter.overhead(self.now, own_cpu - self.own_cpu);
         self.own_cpu = own_cpu;
@@ -70,7 +69,7 @@ impl Worker {
         let bandwidth = self.bandwidth.stats(self.now);
         self.table.write_stat(&GroupStat {
             worker_pid: std::process::id() as i32,
-            keeper_pid,
+            keeper_pid: self.keeper.pid,
             usage_ns: self.usage.0,
             nr_members: self.members.nr_processes() as u64,
             nr_tasks: self.members.tasks().count() as u64,

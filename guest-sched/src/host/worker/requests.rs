@@ -1,14 +1,51 @@
 //! What the daemon asks.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use host_sys::SeqPacket;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::join::{Refusal, to_class};
 use super::{End, Worker};
 use crate::host::proto::{GroupConfig, MESSAGE_MAX, Message, Request};
 use crate::types::{Nanos, Nice, Vcpu};
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    socket: SeqPacket,
+    /// Answers that did not fit into the socket: its daemon waits for each of them.
+    unsent: VecDeque<Vec<u8>>,
+}
+
+impl Client {
+    /// Reports something. A daemon that does not read loses events, and finds the truth in the table.
+    pub(super) fn tell(&self, bytes: &[u8]) {
+        if self.unsent.is_empty() {
+            let _ = self.socket.try_send(bytes);
+        }
+    }
+
+    /// Answers a request, now or when there is room.
+    fn answer(&mut self, bytes: Vec<u8>, epoll: &Epoll) {
+        self.unsent.push_back(bytes);
+        self.send_unsent(epoll);
+    }
+
+    fn send_unsent(&mut self, epoll: &Epoll) {
+        while let Some(bytes) = self.unsent.front() {
+            match self.socket.try_send(bytes) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                _ => drop(self.unsent.pop_front()),
+            }
+        }
+        let waits = if self.unsent.is_empty() { EpollFlags::empty() } else { EpollFlags::EPOLLOUT };
+        let token = self.socket.as_fd().as_raw_fd() as u64;
+        let _ = epoll.modify(&self.socket, &mut EpollEvent::new(EpollFlags::EPOLLIN | waits, token));
+    }
+}
 
 impl Worker {
     /// Takes a connection. There is normally one; a new daemon may come before the old one's end is noticed.
@@ -16,7 +53,7 @@ impl Worker {
         let Ok(client) = self.listener.accept() else { return };
         let event = EpollEvent::new(EpollFlags::EPOLLIN, client.as_fd().as_raw_fd() as u64);
         if self.epoll.add(&client, event).is_ok() {
-            self.clients.push(client);
+            self.clients.push(Client { socket: client, unsent: VecDeque::new() });
             if let Some(event) = self.restarted.take() {
                 self.report(event);
             }
@@ -25,9 +62,12 @@ impl Worker {
 
     /// Reads and answers what a connection has sent.
     pub(super) fn hear(&mut self, fd: i32) {
-        let Some(at) = self.clients.iter().position(|c| c.as_fd().as_raw_fd() == fd) else { return };
+        let Some(at) = self.clients.iter().position(|c| c.socket.as_fd().as_raw_fd() == fd) else { return };
+        if !self.clients[at].unsent.is_empty() {
+            self.clients[at].send_unsent(&self.epoll);
+        }
         let mut buf = vec![0; MESSAGE_MAX];
-        let (request, link) = match self.clients[at].try_recv(&mut buf) {
+        let (request, link) = match self.clients[at].socket.try_recv(&mut buf) {
             Ok((0, _)) => {
                 self.hang_up(at);
                 return;
@@ -51,21 +91,21 @@ impl Worker {
             Ok(()) => Message::Done,
             Err(Refusal { errno, reason }) => Message::Refused { errno, reason },
         };
-        if let (Ok(bytes), Some(client)) = (serde_json::to_vec(&message), self.clients.get(at)) {
-            let _ = client.try_send(&bytes);
+        if let (Ok(bytes), Some(client)) = (serde_json::to_vec(&message), self.clients.get_mut(at)) {
+            client.answer(bytes, &self.epoll);
         }
     }
 
     fn hang_up(&mut self, at: usize) {
         let client = self.clients.swap_remove(at);
-        let _ = self.epoll.delete(&client);
+        let _ = self.epoll.delete(&client.socket);
     }
 
     /// Sends a message to every connection.
     pub(super) fn answer_all(&self, message: &Message) {
         if let Ok(bytes) = serde_json::to_vec(message) {
             for client in &self.clients {
-                let _ = client.try_send(&bytes);
+                let _ = client.socket.try_send(&bytes);
             }
         }
     }

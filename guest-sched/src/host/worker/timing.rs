@@ -7,7 +7,6 @@ use nix::unistd::Pid;
 
 use super::Worker;
 use crate::bandwidth::BandwidthState;
-use crate::host::mode;
 use crate::types::{Nanos, Sleep, TaskId};
 
 /// How long after a task was told to leave it is looked at, in case that the sensor has missed it.
@@ -15,6 +14,13 @@ pub(super) const LEAVE_CHECK: Nanos = Nanos::from_millis(8);
 
 /// A timer is never set for less: what is over by then is charged all the same.
 const SHORTEST: Nanos = Nanos::from_micros(60);
+
+/// From one charge to the next at least, where the slice is the policy's; else a part of the slice. A slice's end is met once, a little
+/// late, rather than in ever smaller steps.
+const SHORTEST_PART: Nanos = Nanos::from_micros(250);
+
+/// Over how long the CPU time per time of a member that runs is averaged.
+const RATE_OVER: Nanos = Nanos::from_millis(20);
 
 impl Worker {
     /// Charges a task for what it used since it was charged last.
@@ -24,10 +30,10 @@ impl Worker {
         let length = self.now.saturating_sub(task.charged_at);
         task.charged_at = self.now;
         task.usage += ran;
-        if length >= Nanos::from_micros(200) {
-            let rate = (ran.0 as f64 / length.0 as f64).min(1.0);
-            self.rate = (3.0 * self.rate + rate) / 4.0;
-        }
+        // The host runs a member and others in turns of some milliseconds: what counts is the mean of several of them.
+        let is_on = self.dispatch.host_state(id) == Some(super::HostState::On);
+        let weight = if is_on { length.0 as f64 / (length.0 + RATE_OVER.0) as f64 } else { 0.0 };
+        self.rate += weight * ((ran.0 as f64 / length.0.max(1) as f64).min(1.0) - self.rate);
         if ran == Nanos::ZERO {
             return;
         }
@@ -127,8 +133,8 @@ impl Worker {
     /// A task left the host's runqueue.
     pub(super) fn went_out(&mut self, id: TaskId, how: Sleep) {
         self.charge(id);
-        let parker = &mut self.parts.parker;
-        if let Err(error) = self.dispatch.out(id, how, self.now, || parker.cancel(id)) {
+        let parker = &self.parts.parker;
+        if let Err(error) = self.dispatch.out(id, how, self.now, || parker.is_free(id)) {
             tracing::debug!(%error, "out");
         }
         if self.dispatch.host_state(id) == Some(super::HostState::Asleep)
@@ -142,14 +148,17 @@ impl Worker {
     /// Looks at the cap, and sets the timer for whatever ends first: a slice, the cap's budget, the cap's stop.
     pub(super) fn arm(&mut self) {
         let mut deadline = Nanos::MAX;
+        let shortest = self.config.slice_us.map_or(SHORTEST_PART, |us| Nanos(us * 1_000 / 16).max(SHORTEST));
         for (vcpu, id) in self.dispatch.currents() {
             let Some(budget) = self.dispatch.policy().budget(vcpu) else { continue };
+            // A nested group that is asked what it has used is charged when it answers.
             if self.dispatch.host_state(id) == Some(super::HostState::On)
+                && !self.is_asked(id)
                 && let Some(task) = self.members.task(id)
             {
-                deadline = deadline.min(
-                    task.charged_at.saturating_add(Nanos((budget.0 as f64 / self.rate.max(0.25)) as u64)),
-                );
+                // Counted from the last charge, not from now: then whatever else wakes the worker meanwhile puts nothing off.
+                let length = Nanos((budget.0 as f64 / self.rate.max(0.25)) as u64).max(shortest);
+                deadline = deadline.min(task.charged_at.saturating_add(length));
             }
         }
         if self.bandwidth.limit().is_some() {
@@ -165,12 +174,14 @@ impl Worker {
                         since = since.max(task.charged_at);
                     }
                     if rate > 0.0 && budget != Nanos::MAX {
-                        deadline = deadline.min(since.saturating_add(Nanos((budget.0 as f64 / rate) as u64)));
+                        // The cap is looked at in every round, so that this may be put off.
+                        let end = since.saturating_add(Nanos((budget.0 as f64 / rate) as u64));
+                        deadline = deadline.min(end.max(self.now + SHORTEST));
                     }
                 }
             }
         }
-        self.deadline = (deadline != Nanos::MAX).then(|| deadline.max(self.now + SHORTEST));
+        self.deadline = (deadline != Nanos::MAX).then_some(deadline);
         self.audit.arm(self.now, self.dispatch.policy().nr_running() > 0);
     }
 
@@ -190,7 +201,8 @@ impl Worker {
     }
 }
 
-/// Keeps the worker on the CPU on which its members run: there its wake-ups are cheap, and what the members used is exact.
+/// Keeps the worker on the CPU on which its members run: there its wake-ups are cheap, what the members used is exact, and none of them
+/// falls asleep while it is told to leave.
 #[derive(Debug)]
 pub(super) struct Follow {
     is_wanted: bool,
@@ -199,10 +211,9 @@ pub(super) struct Follow {
 }
 
 impl Follow {
-    /// A worker that cannot be favoured, or whose sensor would report its own preemptions back to it, stays where the host puts it.
-    pub(super) fn new(favour: Favour, sensor: mode::Sensor) -> Self {
-        let is_wanted = favour != Favour::None && sensor == mode::Sensor::Tracepoint;
-        Self { is_wanted, cpu: None, nr_elsewhere: 0 }
+    /// A worker that cannot be favoured stays where the host puts it.
+    pub(super) fn new(favour: Favour) -> Self {
+        Self { is_wanted: favour != Favour::None, cpu: None, nr_elsewhere: 0 }
     }
 
     /// A record came from this CPU.

@@ -1,4 +1,4 @@
-//! What fixes the group's weight on the host: a cpu cgroup around its members.
+//! The cpu cgroup as an envelope.
 //!
 //! Only where the cpu controller has a v1 hierarchy of its own: there a member can be put into a child of the cgroup that it
 //! came from without leaving a limit of any other controller. The envelope is a child of the first member's cgroup;
@@ -7,7 +7,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::cgroup;
+use super::EnvelopeError;
+use crate::host::cgroup;
 
 /// The kernel's weights of the nice values -20..=19 (`sched_prio_to_weight`).
 const WEIGHTS: [u32; 40] = [
@@ -18,7 +19,7 @@ const WEIGHTS: [u32; 40] = [
 
 /// The cpu cgroup around a group.
 #[derive(Debug)]
-pub(crate) struct Envelope {
+pub(crate) struct CpuCgroup {
     mount: PathBuf,
     name: String,
     /// The path that the members came from, and that the envelope is in, once there is a first one.
@@ -26,23 +27,12 @@ pub(crate) struct Envelope {
     nice: i8,
 }
 
-/// Why a process cannot be put into the envelope.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EnvelopeError {
-    /// It comes from another cpu cgroup than the members before it.
-    #[error("the process comes from cpu cgroup {0:?}, the group's envelope is in another one")]
-    OtherOrigin(String),
-    /// The cgroup could not be used.
-    #[error("use the cpu cgroup of the group")]
-    Io(#[from] io::Error),
-}
-
-impl Envelope {
+impl CpuCgroup {
     /// Prepares an envelope; nothing is made before the first member comes.
     ///
     /// # Errors
     /// If the cpu controller has no v1 hierarchy that we may write.
-    pub(crate) fn new(tag: &str, nice: i8) -> io::Result<Self> {
+    pub(super) fn new(tag: &str, nice: i8) -> io::Result<Self> {
         let mount = cgroup::v1_cpu_mount().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
         nix::unistd::access(&mount, nix::unistd::AccessFlags::W_OK)?;
         Ok(Self { mount, name: format!("{}{tag}", cgroup::PREFIX), origin: None, nice })
@@ -56,7 +46,7 @@ impl Envelope {
     ///
     /// # Errors
     /// [`EnvelopeError`].
-    pub(crate) fn enter(&mut self, pid: i32) -> Result<(), EnvelopeError> {
+    pub(super) fn enter(&mut self, pid: i32) -> Result<(), EnvelopeError> {
         let path = cgroup::v1_cpu_path(pid)?;
         let origin = cgroup::above_ours(&path).to_owned();
         match &self.origin {
@@ -76,7 +66,7 @@ impl Envelope {
     }
 
     /// Lets a process go back to where it came from.
-    pub(crate) fn leave(&mut self, pid: i32) {
+    pub(super) fn leave(&mut self, pid: i32) {
         if let Some(origin) = &self.origin {
             let _ = std::fs::write(cgroup::dir(&self.mount, origin).join("cgroup.procs"), pid.to_string());
         }
@@ -86,7 +76,7 @@ impl Envelope {
     ///
     /// # Errors
     /// If the cgroup refuses it.
-    pub(crate) fn set_nice(&mut self, nice: i8) -> io::Result<()> {
+    pub(super) fn set_nice(&mut self, nice: i8) -> io::Result<()> {
         self.nice = nice;
         let Some(origin) = &self.origin else { return Ok(()) };
         let weight = WEIGHTS[(i32::from(nice) + 20).clamp(0, 39) as usize];
@@ -94,7 +84,7 @@ impl Envelope {
     }
 
     /// Lets everybody go and removes the cgroup.
-    pub(crate) fn dissolve(&mut self) {
+    pub(super) fn dissolve(&mut self) {
         if let Some(origin) = self.origin.take() {
             let _ = cgroup::undo(&self.dir(&origin));
         }
