@@ -17,6 +17,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
 
+    /// Where applications connect that show tasks of their own [default: the mount point with .sock appended]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
     /// Stay in the foreground and log to standard error
     #[arg(long)]
     pub foreground: bool,

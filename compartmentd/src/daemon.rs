@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
 use clap::Parser;
+use guest_sched::host::GroupConfig;
 use nix::sys::signal::{SigSet, Signal};
 use tracing_subscriber::EnvFilter;
 
@@ -17,10 +19,12 @@ use crate::groups::host::ProcFs;
 use crate::groups::{Controller, Journal, Setup};
 use crate::notices::Notices;
 use crate::supervise::{StateRoot, mount};
-use crate::{daemonize, notify, tree};
+use crate::tree::rooms::proc_view;
+use crate::{daemonize, notify, pools, tasks, tree};
 
 /// Exit code for wrong arguments, as of the command line.
 const USAGE: u8 = 2;
+const HOST_PROC: &str = "/proc";
 
 /// What ends or interrupts the wait.
 #[derive(Debug)]
@@ -92,26 +96,38 @@ fn serve(args: &Args, places: &Places) -> Result<(), DaemonError> {
     signals.thread_block().map_err(|e| os("block signals")(e.into()))?;
     let what = format!("use the state directory {}", places.state.display());
     let state = StateRoot::open(&places.state).map_err(os(what))?;
+    if !proc_view::place::is_the_hosts(Path::new(HOST_PROC)) {
+        return Err(DaemonError::Places(
+            "/proc is not the host's: a daemon is not started in an entered shell",
+        ));
+    }
     let exe = std::env::current_exe().map_err(os("find the own binary"))?;
     let (notices, delivered) = Notices::new();
+    let workers = Arc::new(Workers::new(exe));
     let controller = Controller::new(Setup {
         host: Arc::new(ProcFs),
-        launcher: Arc::new(Workers::new(exe)),
+        launcher: workers.clone(),
         journal: Arc::new(Journal::new(notices.clone())),
-        notices,
+        notices: notices.clone(),
         state,
-        forced: args.force_mode,
+        template: GroupConfig { forced: args.force_mode, ..GroupConfig::default() },
     });
+    let pools = pools::beside(&controller, workers).map_err(os("keep mem_groups"))?;
     let what = format!("mount at {}", places.mount.display());
     let at = mount::prepare(&places.mount).map_err(os(what.clone()))?;
     controller.adopt_all();
+    pools.adopt_all();
     let (tx, rx) = channel();
-    let view = View::new(Arc::new(tree::rooms::tree(&controller)), controller.clone());
+    let host_proc = host_proc(args, &at);
+    let tree = tree::rooms::tree(&controller, &pools, &notices, &host_proc).map_err(os("show processes"))?;
+    let view = View::new(Arc::new(tree), controller.clone());
     let ended = tx.clone();
     let mounted = Mounted::mount(view, &at, delivered, move |result| {
         let _ = ended.send(Wake::Unmounted(result));
     })
     .map_err(os(what))?;
+    let _applications = hear_applications(args, &at, &controller);
+    controller.watch_workers().map_err(os("start a thread"))?;
     watch(args, signals, &tx)?;
     tracing::info!(mount = %at.display(), "serving");
     notify::ready();
@@ -123,10 +139,38 @@ fn serve(args: &Args, places: &Places) -> Result<(), DaemonError> {
     wait(&rx, &controller);
     notify::stopping();
     if args.dissolve_on_exit || args.embedded {
+        pools.dissolve_all();
         controller.dissolve_all();
     }
     drop(mounted);
     Ok(())
+}
+
+/// Gives where the links of `proc/` lead. Nobody enters a daemon for the time of one command.
+fn host_proc(args: &Args, mount: &Path) -> PathBuf {
+    let path = proc_view::place::beside(mount);
+    if args.embedded {
+        return HOST_PROC.into();
+    }
+    match proc_view::place::make(&path) {
+        Ok(()) => path,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "nobody can enter");
+            HOST_PROC.into()
+        }
+    }
+}
+
+/// Listens for applications that show tasks. Without, all else works. A daemon for the time of one command shows none, unless it is told where to listen.
+fn hear_applications(args: &Args, mount: &Path, controller: &Controller) -> Option<tasks::Listening> {
+    if args.embedded && args.socket.is_none() {
+        return None;
+    }
+    let path = args.socket.clone().unwrap_or_else(|| guest_task::socket_beside(mount));
+    let listening = tasks::listen(controller.guests().clone(), &path);
+    listening
+        .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "no guest tasks are shown"))
+        .ok()
 }
 
 fn watched() -> SigSet {

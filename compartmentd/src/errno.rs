@@ -2,7 +2,9 @@
 
 use std::io;
 
+use guest_mm::uffd::client::MemWorkerError;
 use guest_sched::host::WorkerError;
+use host_sys::DialogueError;
 
 /// Why something is refused, as far as the caller's errno tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,16 +86,28 @@ impl Refusal {
 
 impl From<WorkerError> for Refusal {
     fn from(e: WorkerError) -> Self {
-        let why = match &e {
-            WorkerError::Refused { errno, .. } => Why::Other(*errno),
-            // The errno of a broken connection would say something about the caller's file, and wrongly.
-            WorkerError::Unreachable { .. } | WorkerError::Table(_) => Why::Broken,
-        };
-        let mut reason = e.to_string();
-        if let WorkerError::Unreachable { source, .. } = &e {
-            reason = format!("{reason}: {source}");
+        match e {
+            WorkerError::Refused { errno, reason } => Self { why: Why::Other(errno), reason },
+            WorkerError::Unreachable(e) => e.into(),
+            WorkerError::Table(e) => Self { why: Why::Broken, reason: e.to_string() },
         }
-        Self { why, reason }
+    }
+}
+
+impl From<MemWorkerError> for Refusal {
+    fn from(e: MemWorkerError) -> Self {
+        match e {
+            MemWorkerError::Refused { errno, reason } => Self { why: Why::Other(errno), reason },
+            MemWorkerError::Unreachable(e) => e.into(),
+            MemWorkerError::Table(e) => Self { why: Why::Broken, reason: e.to_string() },
+        }
+    }
+}
+
+impl From<DialogueError> for Refusal {
+    fn from(e: DialogueError) -> Self {
+        // The errno of a broken connection would say something about the caller's file, and wrongly.
+        Self { why: Why::Broken, reason: format!("{e}: {}", e.source) }
     }
 }
 

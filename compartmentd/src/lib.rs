@@ -4,6 +4,7 @@
 //!   kernel --FUSE--> fuse/  --> tree/      what there is, what it is called, what it holds
 //!                                  |
 //!                               groups/    who is in which group, who may change what; one worker per group
+//!                               pools/     what is mem_groups' alone
 //!                                  |
 //!                               supervise/ what outlives the daemon: state directories, keepers, workers
 //! ```
@@ -17,7 +18,9 @@ pub mod fuse;
 pub mod groups;
 pub mod notices;
 mod notify;
+pub mod pools;
 pub mod supervise;
+pub mod tasks;
 pub mod tree;
 
 pub use daemon::{main, start_log};

@@ -7,23 +7,48 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::groups::GroupId;
 
+/// A half of the control tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// `sched-groups/`.
+    Sched,
+    /// `mem-groups/`.
+    Mem,
+}
+
+impl Side {
+    /// Gives the directory of its groups.
+    pub const fn dir(self) -> &'static str {
+        match self {
+            Self::Sched => "sched-groups",
+            Self::Mem => "mem-groups",
+        }
+    }
+}
+
 /// Something that changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Notice {
     /// A group came or went.
     Group {
+        /// Where.
+        side: Side,
         /// Its name.
         name: String,
     },
     /// A group has another owner.
-    Owner(GroupId),
+    Owner(Side, GroupId),
     /// A process came into a group (or into none: [`GroupId::HOST`]), or left it.
     Member {
+        /// Where.
+        side: Side,
         /// The group.
         group: GroupId,
         /// The process.
         pid: i32,
     },
+    /// A process or guest task is no longer in `proc/`.
+    Ended(i32),
     /// Streams may have something to read.
     Streams,
 }

@@ -16,8 +16,10 @@ use compartmentd::groups::fake::FakeLauncher;
 use compartmentd::groups::host::ProcFs;
 use compartmentd::groups::{Controller, Journal, Setup};
 use compartmentd::notices::Notices;
+use compartmentd::pools::Pools;
+use compartmentd::pools::fake::FakeMemLauncher;
 use compartmentd::supervise::{StateRoot, mount};
-use guest_sched::host::Forced;
+use guest_sched::host::GroupConfig;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 const ALICE: u32 = 64_001;
@@ -26,6 +28,8 @@ const ALICE: u32 = 64_001;
 struct Fixture {
     mounted: Option<Mounted>,
     controller: Arc<Controller>,
+    pools: Arc<Pools>,
+    workers: Arc<FakeMemLauncher>,
     dir: PathBuf,
     root: PathBuf,
 }
@@ -43,14 +47,18 @@ impl Fixture {
             host: Arc::new(ProcFs),
             launcher: Arc::new(FakeLauncher::default()),
             journal: Arc::new(Journal::new(notices.clone())),
-            notices,
+            notices: notices.clone(),
             state: StateRoot::open(&dir.join("state")).expect("a state directory"),
-            forced: Forced::default(),
+            template: GroupConfig::default(),
         });
+        let workers = Arc::new(FakeMemLauncher::default());
+        let pools = compartmentd::pools::beside(&controller, workers.clone()).expect("pools");
         let root = mount::prepare(&dir.join("tree")).expect("a mount point");
-        let view = View::new(Arc::new(compartmentd::tree::rooms::tree(&controller)), controller.clone());
+        let tree = compartmentd::tree::rooms::tree(&controller, &pools, &notices, Path::new("/proc"))
+            .expect("a tree");
+        let view = View::new(Arc::new(tree), controller.clone());
         let mounted = Mounted::mount(view, &root, delivered, |_| {}).expect("a mount");
-        Some(Self { mounted: Some(mounted), controller, dir, root })
+        Some(Self { mounted: Some(mounted), controller, pools, workers, dir, root })
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -99,6 +107,7 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
+        self.pools.dissolve_all();
         self.controller.dissolve_all();
         drop(self.mounted.take());
         if mount::is_mounted(&self.root) {
@@ -263,7 +272,7 @@ fn processes_of_the_kernel_and_ours_are_refused() {
     tree.refused("mkdir 'sched-groups/a b'", "Invalid argument", "EINVAL");
     tree.refused("mv sched-groups/x sched-groups/y", "not permitted", "EPERM");
     let (ok, said) = tree.sh("mv sched-groups/0/4194303 sched-groups/x/");
-    assert!(!ok && said.contains("No such file"), "{said}");
+    assert!(!ok && said.contains("No such process"), "{said}");
 }
 
 #[test]
@@ -354,8 +363,8 @@ fn rules_put_processes_where_they_say() {
     tree.ok("mkdir sched-groups/naps");
     let exe = fs::canonicalize("/bin/sleep").expect("sleep");
     tree.refused("echo nonsense > rules", "Invalid argument", "EINVAL");
-    tree.refused("echo user=1 mem=x > rules", "not supported", "EOPNOTSUPP");
-    let rule = format!("user={ALICE} exe={} sched=naps\n", exe.display());
+    tree.ok("mkdir mem-groups/naps");
+    let rule = format!("user={ALICE} exe={} sched=naps mem=naps\n", exe.display());
     if let Err(e) = fs::write(tree.path("rules"), &rule) {
         eprintln!("skipped: the kernel tells nobody of programs: {e}");
         return;
@@ -365,10 +374,122 @@ fn rules_put_processes_where_they_say() {
     let (kid, other) = (Kid::sleep_as(ALICE), Kid::sleep_as(0));
 
     eventually("being placed", || tree.path(&format!("sched-groups/naps/{}", kid.pid())).is_dir());
+    eventually("being placed", || tree.path(&format!("mem-groups/naps/{}", kid.pid())).is_dir());
     assert!(tree.path(&format!("sched-groups/0/{}", other.pid())).is_dir());
     tree.ok("echo > rules");
     assert_eq!(tree.read("rules"), "");
     let late = Kid::sleep_as(ALICE);
     std::thread::sleep(Duration::from_millis(100));
     assert!(tree.path(&format!("sched-groups/0/{}", late.pid())).is_dir());
+}
+
+#[test]
+fn held_mem_group_lives_as_long_as_its_reader() {
+    let Some(tree) = Fixture::new() else { return };
+    let (reader, mut out) = cat(&tree, "memories/guest_vm");
+    let id = reader.pid();
+    let mut line = String::new();
+    out.read_line(&mut line).expect("a line");
+    assert_eq!(line, format!("Created mem_group {id} ('guest_vm')\n"));
+    assert_eq!(tree.read(&format!("mem-groups/{id}/representative")), format!("{id}\n"));
+    let kid = Kid::sleep_as(0);
+    let pid = kid.pid();
+    tree.ok(&format!("mv mem-groups/0/{pid} mem-groups/{id}/"));
+    assert!(tree.path(&format!("sched-groups/0/{pid}")).is_dir());
+    tree.refused(&format!("rmdir mem-groups/{id}"), "busy", "EBUSY");
+    tree.refused(&format!("mv mem-groups/{id}/{pid} sched-groups/0/"), "not permitted", "EPERM");
+
+    drop(reader);
+
+    eventually("dissolving", || !tree.path(&format!("mem-groups/{id}")).exists());
+    eventually("returning", || tree.path(&format!("mem-groups/0/{pid}")).is_dir());
+}
+
+#[test]
+fn mem_groups_values_are_written_with_the_callers_rights() {
+    let Some(tree) = Fixture::new() else { return };
+    let (ok, said) = tree.sh_as(ALICE, "mkdir mem-groups/alices && echo 64M > mem-groups/alices/memory.max");
+    assert!(ok, "{said}");
+    assert_eq!(tree.read("mem-groups/alices/memory.max"), "67108864\n");
+    let shut = tree.dir.join("state");
+
+    let tiers =
+        |tiers: &str| tree.sh_as(ALICE, &format!("echo '{tiers}' > mem-groups/alices/memory.swap.tiers"));
+    let (ok, said) = tiers(&format!("file:1G:{}", shut.display()));
+    assert!(!ok && said.contains("Permission denied"), "{said}");
+    let before = tree.read("mem-groups/alices/memory.swap.tiers");
+    assert!(before.starts_with("file:"), "{before}");
+    assert!(!tiers("lz4:64M").0 && !tiers("file:1G:relative").0);
+    let (ok, said) = tiers("lz4:16M");
+    assert!(ok, "{said}");
+    assert_eq!(tree.read("mem-groups/alices/memory.swap.tiers"), "lz4:16M\n");
+    for bad in ["99999999999999999999", "16777216T", "1K", "-1", "64MiB", ""] {
+        tree.refused(&format!("echo {bad} > mem-groups/alices/memory.max"), "Invalid argument", "EINVAL");
+    }
+}
+
+#[test]
+fn pressure_is_polled_by_a_trigger_as_the_kernels_own() {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    use guest_mm::uffd::table::{MemStat, Stall};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let Some(tree) = Fixture::new() else { return };
+    tree.ok("mkdir mem-groups/web");
+    let pool = tree.pools.group_named("web").expect("made");
+    let worker = tree.workers.worker(&pool.dir).expect("its worker");
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(tree.path("mem-groups/web/memory.pressure"))
+        .expect("a file");
+    assert_eq!(file.write(b"some 1 1").map_err(|e| e.raw_os_error()), Err(Some(libc::EINVAL)));
+    file.write_all(b"some 100000 1000000\0").expect("a trigger");
+    let wait = |ms: u16| {
+        let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+        poll(&mut fds, PollTimeout::from(ms)).expect("poll");
+        fds[0].revents().expect("known").contains(PollFlags::POLLPRI)
+    };
+    assert!(!wait(200));
+
+    std::thread::scope(|scope| {
+        let polling = scope.spawn(|| wait(5000));
+        let some = Stall { total_usec: 150_000, ..Stall::default() };
+        worker.inside(|inside| inside.stat = MemStat { some, ..MemStat::default() });
+        assert!(polling.join().expect("no panic"));
+    });
+    assert!(!wait(0), "told once");
+    assert!(tree.read("mem-groups/web/memory.pressure").contains("total=150000\nfull avg10=0.00"));
+}
+
+#[test]
+fn evictions_that_take_long_let_nobody_else_wait() {
+    let Some(tree) = Fixture::new() else { return };
+    // More than there are threads for requests.
+    let names: Vec<String> = (0..20).map(|n| format!("pool{n}")).collect();
+    for name in &names {
+        tree.ok(&format!("mkdir mem-groups/{name}"));
+        let pool = tree.pools.group_named(name).expect("made");
+        tree.workers.worker(&pool.dir).expect("its worker").inside(|inside| {
+            (inside.extra.evictable, inside.extra.eviction_takes) = (4096, Duration::from_secs(2));
+        });
+    }
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let writes: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let file = tree.path(&format!("mem-groups/{name}/memory.reclaim"));
+                scope.spawn(move || fs::write(file, "4096"))
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(300));
+
+        assert!(tree.read("version").starts_with("compartments"));
+        assert_eq!(tree.read("mem-groups/pool0/memory.max"), "max\n");
+
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        writes.into_iter().for_each(|one| one.join().expect("no panic").expect("evicted"));
+    });
 }

@@ -3,40 +3,67 @@
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig,
     LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
 
-use super::handles::{Handle, Reader, StreamHandle, errno};
-use super::view::{GENERATION, TTL, View, WRITE_MAX, caller, kind};
+use super::handles::{Cut, Handle, Reader, StreamHandle, WatchedHandle, errno};
+use super::view::{GENERATION, View, WRITE_MAX, caller, file_attr, kind};
 use crate::errno::{Refusal, Why};
-use crate::tree::{Inode, Opened};
+use crate::tree::{Attr, Inode, Opened, TTL, Urgency};
 
 impl Filesystem for View {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
+        let wanted = [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            // A list of /proc with what `stat` shows of each: else every `ps` would ask for every process.
+            InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
+            // As long as the inode: links whose text changes are looked up as another one each time.
+            InitFlags::FUSE_CACHE_SYMLINKS,
+        ];
+        for flags in wanted {
+            let _ = config.add_capabilities(flags);
+        }
         let _ = config.set_max_write(WRITE_MAX);
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let parent = Inode(parent.0);
-        let found = self.tree.room(parent).and_then(|room| room.lookup(parent.local(), name));
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let dir = Inode(parent.0);
+        let found = self.tree.room(dir).and_then(|room| room.lookup(dir.local(), name));
         match found.and_then(|inode| self.attr(inode)) {
-            Ok(attr) => reply.entry(&TTL, &attr, GENERATION),
-            Err(_) => reply.error(Errno::ENOENT),
+            Ok(attr) => reply.entry(&self.ttl(Inode(attr.ino.0)), &attr, GENERATION),
+            // Only here is a number seen that no process has: the kernel does not go on to what was to be done with it.
+            Err(why) if why.why == Why::NoProcess => {
+                reply.error(self.refused(request, "lookup", (parent, Some(name)), b"", why.errno(), &why));
+            }
+            Err(_) => {
+                match self.tree.room(dir).map_or(Duration::ZERO, |room| room.missing_ttl(dir.local())) {
+                    Duration::ZERO => reply.error(Errno::ENOENT),
+                    // The number 0 is no entry's: then that there is none is remembered.
+                    ttl => reply.entry(&ttl, &file_attr(Inode(0), &Attr::file(0)), GENERATION),
+                }
+            }
         }
     }
 
     fn getattr(&self, _request: &Request, inode: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.attr(Inode(inode.0)) {
-            Ok(attr) => reply.attr(&TTL, &attr),
+            Ok(attr) => reply.attr(&self.ttl(Inode(inode.0)), &attr),
+            Err(why) => reply.error(errno(why.errno())),
+        }
+    }
+
+    fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
+        let at = Inode(inode.0);
+        match self.tree.room(at).and_then(|room| room.readlink(at.local(), &caller(request))) {
+            Ok(text) => reply.data(text.as_bytes()),
             Err(why) => reply.error(errno(why.errno())),
         }
     }
@@ -68,6 +95,13 @@ impl Filesystem for View {
             if mode.is_some() || size.is_some_and(|size| size != 0) {
                 return Err(Refusal::new(Why::NotAllowed, "modes and sizes are fixed"));
             }
+            // The value comes later when it is cut by `echo VALUE > FILE`: a refused one leaves all as it was.
+            if size == Some(0)
+                && room.is_emptied_by_cutting(at.local())
+                && !self.handles.cut(inode.0, &caller(request))
+            {
+                return room.write(at.local(), &caller(request), b"");
+            }
             Ok(())
         });
         match done.and_then(|()| self.attr(at)) {
@@ -96,13 +130,24 @@ impl Filesystem for View {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let dir = Inode(parent.0);
-        match self.tree.room(dir).and_then(|room| room.rmdir(dir.local(), name, &caller(request))) {
-            Ok(()) => reply.ok(),
-            Err(why) => {
-                reply.error(self.refused(request, "rmdir", (parent, Some(name)), b"", why.errno(), &why))
-            }
-        }
+        let (dir, name) = (Inode(parent.0), name.to_owned());
+        let (scribe, caller) = (self.scribe.clone(), caller(request));
+        self.carry_out(
+            self.is_slow(dir, true),
+            reply,
+            move |reply: ReplyEmpty| match scribe
+                .tree
+                .room(dir)
+                .and_then(|room| room.rmdir(dir.local(), &name, &caller))
+            {
+                Ok(()) => reply.ok(),
+                Err(why) => {
+                    let at = (parent, Some(name.as_os_str()));
+                    reply.error(scribe.refused(caller, "rmdir", at, b"", why.errno(), &why));
+                }
+            },
+            |reply| reply.error(Errno::EBUSY),
+        );
     }
 
     fn rename(
@@ -116,27 +161,47 @@ impl Filesystem for View {
         reply: ReplyEmpty,
     ) {
         let is_exchange = flags.contains(RenameFlags::RENAME_EXCHANGE);
-        let from = (Inode(parent.0), name);
-        let to = (Inode(new_parent.0), new_name);
-        match self.tree.rename(&caller(request), from, to, is_exchange) {
-            Ok(()) => reply.ok(),
-            Err(why) => {
-                let value = self.path(Inode(new_parent.0), Some(new_name));
-                let at = (parent, Some(name));
-                reply.error(self.refused(request, "rename", at, value.as_bytes(), why.rename_errno(), &why));
-            }
-        }
+        let (name, new_name) = (name.to_owned(), new_name.to_owned());
+        let (scribe, caller) = (self.scribe.clone(), caller(request));
+        self.carry_out(
+            self.is_slow(Inode(parent.0), true),
+            reply,
+            move |reply: ReplyEmpty| {
+                let from = (Inode(parent.0), name.as_os_str());
+                let to = (Inode(new_parent.0), new_name.as_os_str());
+                match scribe.tree.rename(&caller, from, to, is_exchange) {
+                    Ok(()) => reply.ok(),
+                    Err(why) => {
+                        let value = scribe.path(to.0, Some(to.1));
+                        let (at, number) = ((parent, Some(from.1)), why.rename_errno());
+                        reply.error(scribe.refused(caller, "rename", at, value.as_bytes(), number, &why));
+                    }
+                }
+            },
+            |reply| reply.error(Errno::EBUSY),
+        );
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let at = Inode(inode.0);
         match self.tree.room(at).and_then(|room| room.open(at.local(), &caller(request))) {
-            // Writers keep nothing.
+            Ok(Opened::Value)
+                if flags.acc_mode() == OpenAccMode::O_WRONLY
+                    && self.tree.room(at).is_ok_and(|room| room.is_emptied_by_cutting(at.local())) =>
+            {
+                let number = self.handles.add(Handle::Cut(Cut::new(inode.0, caller(request))));
+                reply.opened(FileHandle(number), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
+            }
+            // Other writers keep nothing.
             Ok(Opened::Value) if flags.acc_mode() == OpenAccMode::O_WRONLY => {
                 reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
             }
             Ok(Opened::Value) => {
                 let number = self.handles.add(Handle::Value(Mutex::new(Arc::from([]))));
+                reply.opened(FileHandle(number), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
+            }
+            Ok(Opened::Watched(watched)) => {
+                let number = self.handles.add(Handle::Watched(WatchedHandle::new(watched)));
                 reply.opened(FileHandle(number), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
             }
             Ok(Opened::Stream(stream)) => {
@@ -163,29 +228,45 @@ impl Filesystem for View {
         reply: ReplyData,
     ) {
         let Some(handle) = self.handles.get(fh.0) else { return reply.error(Errno::EBADF) };
-        match &*handle {
-            Handle::Value(kept) => match self.read_value(request, Inode(inode.0), offset, kept) {
-                Ok(bytes) => {
-                    let start = usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()));
-                    reply.data(&bytes[start..bytes.len().min(start.saturating_add(size as usize))]);
-                }
-                Err(why) => reply.error(errno(why.errno())),
-            },
-            Handle::Stream(stream) => {
-                let reader = Reader { caller: caller(request), max: size as usize, reply };
-                let refused = self.handles.read(stream, reader, flags.0 & libc::O_NONBLOCK != 0);
-                if let Some(why) = refused {
-                    self.refused(request, "read", (inode, None), b"", why.errno(), &why);
-                }
+        let caller = caller(request);
+        if let Handle::Stream(stream) = &*handle {
+            let reader = Reader { caller, max: size as usize, reply };
+            let refused = self.handles.read(stream, reader, flags.0 & libc::O_NONBLOCK != 0);
+            if let Some(why) = refused {
+                self.refused(request, "read", (inode, None), b"", why.errno(), &why);
             }
+            return;
         }
+        let (at, scribe) = (Inode(inode.0), self.scribe.clone());
+        self.carry_out(
+            self.is_slow(at, false),
+            reply,
+            move |reply: ReplyData| {
+                let kept = match &*handle {
+                    Handle::Value(kept) => kept,
+                    Handle::Watched(handle) => {
+                        handle.watched.was_read();
+                        &handle.kept
+                    }
+                    Handle::Stream(_) | Handle::Cut(_) => return reply.error(Errno::EBADF),
+                };
+                match scribe.read_value(&caller, at, offset, kept) {
+                    Ok(bytes) => {
+                        let start = usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()));
+                        reply.data(&bytes[start..bytes.len().min(start.saturating_add(size as usize))]);
+                    }
+                    Err(why) => reply.error(errno(why.errno())),
+                }
+            },
+            |reply| reply.error(Errno::EBUSY),
+        );
     }
 
     fn write(
         &self,
         request: &Request,
         inode: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         _offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
@@ -193,11 +274,29 @@ impl Filesystem for View {
         _lock: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let at = Inode(inode.0);
-        match self.tree.room(at).and_then(|room| room.write(at.local(), &caller(request), data)) {
-            Ok(()) => reply.written(data.len() as u32),
-            Err(why) => reply.error(self.refused(request, "write", (inode, None), data, why.errno(), &why)),
-        }
+        let (at, caller, scribe) = (Inode(inode.0), caller(request), self.scribe.clone());
+        let (handle, data) = (self.handles.get(fh.0), data.to_vec());
+        self.carry_out(
+            self.is_slow(at, true),
+            reply,
+            move |reply: ReplyWrite| {
+                if let Some(Handle::Cut(cut)) = handle.as_deref() {
+                    cut.written();
+                }
+                let done = match handle.as_deref() {
+                    Some(Handle::Watched(handle)) => handle.watched.write(&caller, &data),
+                    _ => scribe.tree.room(at).and_then(|room| room.write(at.local(), &caller, &data)),
+                };
+                match done {
+                    Ok(()) => reply.written(data.len() as u32),
+                    Err(why) => {
+                        let at = (inode, None);
+                        reply.error(scribe.refused(caller, "write", at, &data, why.errno(), &why));
+                    }
+                }
+            },
+            |reply| reply.error(Errno::EBUSY),
+        );
     }
 
     fn poll(
@@ -223,6 +322,20 @@ impl Filesystem for View {
                     PollEvents::empty()
                 });
             }
+            Some(Handle::Watched(handle)) => {
+                if flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY) {
+                    handle.set_poll(notifier);
+                }
+                reply.poll(
+                    PollEvents::POLLIN
+                        | PollEvents::POLLOUT
+                        | match handle.watched.poll() {
+                            Urgency::None => PollEvents::empty(),
+                            Urgency::Event => PollEvents::POLLPRI,
+                            Urgency::Changed => PollEvents::POLLPRI | PollEvents::POLLERR,
+                        },
+                );
+            }
             _ => reply.poll(PollEvents::POLLIN | PollEvents::POLLOUT),
         }
     }
@@ -230,29 +343,36 @@ impl Filesystem for View {
     fn release(
         &self,
         _request: &Request,
-        _inode: INodeNo,
+        inode: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
-        if let Some(handle) = self.handles.remove(fh.0)
-            && let Handle::Stream(handle) = &*handle
-        {
-            handle.stream.close();
+        match self.handles.remove(fh.0).as_deref() {
+            Some(Handle::Stream(handle)) => handle.stream.close(),
+            Some(Handle::Cut(cut)) => {
+                let at = Inode(inode.0);
+                if let Some(caller) = cut.is_left_cut()
+                    && let Err(error) =
+                        self.tree.room(at).and_then(|room| room.write(at.local(), caller, b""))
+                {
+                    tracing::warn!(%error, "a file that was cut keeps its value");
+                }
+            }
+            _ => {}
         }
+        reply.ok();
     }
 
-    fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let at = Inode(inode.0);
         match self.tree.room(at).and_then(|room| room.list(at.local())) {
-            Ok(entries) => {
-                let number = self.last_listing.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-                self.listings.lock().insert(number, Arc::new(entries));
-                reply.opened(FileHandle(number), FopenFlags::empty());
-            }
+            Ok(entries) => match self.keep_listing(request.uid(), entries) {
+                Some(number) => reply.opened(FileHandle(number), FopenFlags::empty()),
+                None => reply.error(Errno::ENFILE),
+            },
             Err(why) => reply.error(errno(why.errno())),
         }
     }
@@ -265,7 +385,7 @@ impl Filesystem for View {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let Some(entries) = self.listings.lock().get(&fh.0).cloned() else {
+        let Some(entries) = self.listings.lock().get(&fh.0).map(|(_, entries)| entries.clone()) else {
             return reply.error(Errno::EBADF);
         };
         let dots = [(".", inode), ("..", INodeNo(Inode::ROOT.0))]
@@ -274,6 +394,36 @@ impl Filesystem for View {
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         for (i, (name, ino, kind)) in dots.into_iter().chain(others).enumerate().skip(skip) {
             if reply.add(ino, i as u64 + 1, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let Some(entries) = self.listings.lock().get(&fh.0).map(|(_, entries)| entries.clone()) else {
+            return reply.error(Errno::EBADF);
+        };
+        let dots = [(".", Inode(inode.0)), ("..", Inode::ROOT)].map(|(name, ino)| (name, ino, None));
+        let others = entries.iter().map(|e| (e.name.as_str(), e.inode, e.attr));
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (i, (name, ino, known)) in dots.into_iter().chain(others).enumerate().skip(skip) {
+            // What is looked up only now may have changed since the list was made: the kernel shall ask again.
+            let (attr, ttl) = match known {
+                Some(attr) => (file_attr(ino, &attr), self.ttl(ino)),
+                None => match self.attr(ino) {
+                    Ok(attr) => (attr, Duration::ZERO),
+                    Err(_) => continue,
+                },
+            };
+            if reply.add(INodeNo(ino.0), i as u64 + 1, name, &ttl, &attr, GENERATION) {
                 break;
             }
         }

@@ -7,9 +7,10 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use host_sys::LastWill;
 
-use super::notifier;
 use super::view::View;
+use super::{abort, notifier};
 use crate::notices::Notice;
 use crate::supervise::mount::SUBTYPE;
 
@@ -18,6 +19,7 @@ const THREADS: usize = 8;
 
 /// A served mount; unmounted when dropped.
 pub struct Mounted {
+    _last_will: Option<LastWill>,
     unmounter: SessionUnmounter,
     at: PathBuf,
 }
@@ -30,7 +32,7 @@ impl std::fmt::Debug for Mounted {
 
 impl Mounted {
     /// Mounts at a prepared place ([`crate::supervise::mount::prepare`]): for all users if we are root, else for us. `on_end` is
-    /// called when the mount is gone, by whomever.
+    /// called when the mount is gone, by whomever. The connection ends with the calling thread.
     ///
     /// # Errors
     /// Those of the mount; if we are not root, `/dev/fuse` must be open to all, and `fusermount3` installed.
@@ -59,7 +61,11 @@ impl Mounted {
         spawn("notifier", move || notifier::deliver(&notices, &notifier, &waking))?;
         spawn("held-reads", move || ticking.tick_forever())?;
         spawn("fuse", move || on_end(session.run()))?;
-        Ok(Self { unmounter, at: at.to_owned() })
+        let last_will = abort::with_this_thread(at);
+        if let Err(error) = &last_will {
+            tracing::debug!(%error, "a connection may outlive us");
+        }
+        Ok(Self { _last_will: last_will.ok(), unmounter, at: at.to_owned() })
     }
 }
 

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use guest_sched::host::GroupConfig;
 use guest_sched::host::proto::GuestClass;
 
 use super::caller::Caller;
 use super::controller::Controller;
+use super::driver::Driver as _;
 use super::group::{Group, GroupId};
 use super::host::Process;
+use super::kind::Kind;
 use crate::errno::{Refusal, Why};
 use crate::notices::Notice;
 
-impl Controller {
+impl<K: Kind> Controller<K> {
     /// Changes what is set of a group. Two changes at once come one after the other; each sees what the other has done.
     ///
     /// # Errors
@@ -20,8 +21,8 @@ impl Controller {
     pub fn configure(
         &self,
         caller: &Caller,
-        group: &Group,
-        change: impl FnOnce(&mut GroupConfig) -> Result<(), Refusal>,
+        group: &Group<K>,
+        change: impl FnOnce(&mut K::Config) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         self.check_owns(caller, group.id)?;
         let phase = group.phase.read();
@@ -40,6 +41,35 @@ impl Controller {
         Ok(())
     }
 
+    /// Gives a group to another owner; root only.
+    ///
+    /// # Errors
+    /// EPERM, ENOENT.
+    pub fn chown(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: GroupId,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    ) -> Result<(), Refusal> {
+        if !caller.is_root() {
+            return Err(Refusal::new(Why::NotAllowed, "only root gives groups away"));
+        }
+        let group = self.group(id)?;
+        {
+            let mut setup = group.setup.lock();
+            setup.uid = uid.unwrap_or(setup.uid);
+            setup.gid = gid.unwrap_or(setup.gid);
+        }
+        self.save(&group)?;
+        self.notices.post(Notice::Owner(K::SIDE, id));
+        let (uid, gid) = group.owner();
+        self.event([uid; 2], "owner", &[("group", &group.name), ("uid", &uid), ("gid", &gid)]);
+        Ok(())
+    }
+}
+
+impl Controller {
     /// Changes the policy of an empty group.
     ///
     /// # Errors
@@ -110,32 +140,5 @@ impl Controller {
             Some(inner) => self.check_owns(caller, inner.id),
             None => caller.check_controls(&*self.host, process.pid),
         }
-    }
-
-    /// Gives a group to another owner; root only.
-    ///
-    /// # Errors
-    /// EPERM, ENOENT.
-    pub fn chown(
-        self: &Arc<Self>,
-        caller: &Caller,
-        id: GroupId,
-        uid: Option<u32>,
-        gid: Option<u32>,
-    ) -> Result<(), Refusal> {
-        if !caller.is_root() {
-            return Err(Refusal::new(Why::NotAllowed, "only root gives groups away"));
-        }
-        let group = self.group(id)?;
-        {
-            let mut setup = group.setup.lock();
-            setup.uid = uid.unwrap_or(setup.uid);
-            setup.gid = gid.unwrap_or(setup.gid);
-        }
-        self.save(&group)?;
-        self.notices.post(Notice::Owner(id));
-        let (uid, gid) = group.owner();
-        self.journal.event([uid; 2], "owner", &[("group", &group.name), ("uid", &uid), ("gid", &gid)]);
-        Ok(())
     }
 }

@@ -1,71 +1,115 @@
 //! All groups, and what may be asked about them. Changes are in the sibling modules, one per verb.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use guest_sched::host::Forced;
 use parking_lot::Mutex;
 
-use super::driver::Launcher;
+use super::accounts::Accounts;
+use super::driver::{Driver as _, Launcher};
 use super::group::{Group, GroupId};
 use super::host::{Host, Process};
 use super::journal::Journal;
+use super::kind::Kind;
 use super::reserve::Reservations;
+use super::sched::Sched;
 use super::tables::Tables;
 use crate::errno::{Refusal, Why};
-use crate::notices::{Notice, Notices};
+use crate::notices::{Notice, Notices, Side};
 use crate::supervise::StateRoot;
+use crate::tasks::Guests;
 
 /// What a controller is made of.
-pub struct Setup {
+pub struct Setup<K: Kind = Sched> {
     /// The processes.
     pub host: Arc<dyn Host>,
     /// Starts workers.
-    pub launcher: Arc<dyn Launcher>,
+    pub launcher: Arc<dyn Launcher<K>>,
     /// Where what happens is written.
     pub journal: Arc<Journal>,
     /// Where changes are told.
     pub notices: Notices,
     /// Where groups are kept.
     pub state: StateRoot,
-    /// The driver's parts for new groups.
-    pub forced: Forced,
+    /// What is set of new groups, beside their names and guests.
+    pub template: K::Config,
 }
 
-/// Holds all groups. Shared; every method may be called from several threads.
-pub struct Controller {
+/// Holds all groups of a kind. Shared; every method may be called from several threads.
+pub struct Controller<K: Kind = Sched> {
     pub(super) host: Arc<dyn Host>,
-    pub(super) launcher: Arc<dyn Launcher>,
+    pub(super) launcher: Arc<dyn Launcher<K>>,
     pub(super) journal: Arc<Journal>,
     pub(super) notices: Notices,
     pub(super) state: StateRoot,
-    pub(super) forced: Forced,
-    pub(super) tables: Mutex<Tables>,
+    pub(super) template: K::Config,
+    pub(super) tables: Mutex<Tables<K>>,
     pub(super) nesting: Mutex<()>,
     pub(super) moves: Reservations,
+    beside: K::Beside,
+    /// The other kinds' groups, whose keepers and workers are no members either.
+    others: Mutex<Vec<Weak<dyn Owns>>>,
 }
 
-impl std::fmt::Debug for Controller {
+/// Who has processes of its own.
+pub trait Owns: Send + Sync {
+    /// Says what a process is, if it is one of them.
+    fn own(&self, pid: i32) -> Option<&'static str>;
+}
+
+impl<K: Kind> std::fmt::Debug for Controller<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Controller").field("tables", &self.tables).finish_non_exhaustive()
     }
 }
 
+impl<K: Kind> Owns for Controller<K> {
+    fn own(&self, pid: i32) -> Option<&'static str> {
+        self.groups().iter().filter_map(|group| group.driver().ok()).find_map(|driver| {
+            if pid == driver.keeper_pid() {
+                Some("a keeper")
+            } else {
+                (pid == driver.worker_pid()).then_some("a worker")
+            }
+        })
+    }
+}
+
 impl Controller {
+    /// Gives the applications that show tasks.
+    pub fn guests(&self) -> &Arc<Guests> {
+        &self.beside.guests
+    }
+
+    pub(super) fn accounts(&self) -> &Accounts {
+        &self.beside.accounts
+    }
+}
+
+impl<K: Kind> Controller<K> {
     /// Makes a controller without groups.
-    pub fn new(setup: Setup) -> Arc<Self> {
-        let Setup { host, launcher, journal, notices, state, forced } = setup;
+    pub fn new(setup: Setup<K>) -> Arc<Self> {
+        let Setup { host, launcher, journal, notices, state, template } = setup;
+        let beside = K::beside(&journal, &notices, &state);
         Arc::new(Self {
             host,
             launcher,
             journal,
             notices,
             state,
-            forced,
+            template,
             tables: Mutex::default(),
             nesting: Mutex::default(),
             moves: Reservations::default(),
+            beside,
+            others: Mutex::default(),
         })
+    }
+
+    /// Has the processes of another kind's groups be refused as members.
+    pub fn respect(&self, other: &Arc<impl Owns + 'static>) {
+        let other: Weak<dyn Owns> = Arc::downgrade(other) as _;
+        self.others.lock().push(other);
     }
 
     /// Gives the processes of the host.
@@ -73,9 +117,19 @@ impl Controller {
         &*self.host
     }
 
+    /// Gives the processes of the host, to be shared.
+    pub fn shared_host(&self) -> &Arc<dyn Host> {
+        &self.host
+    }
+
     /// Gives where groups are kept.
     pub fn state(&self) -> &StateRoot {
         &self.state
+    }
+
+    /// Gives where changes are told.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// Gives the logs.
@@ -87,7 +141,7 @@ impl Controller {
     ///
     /// # Errors
     /// ENOENT if there is none (any more), and for group 0, which has no worker.
-    pub fn group(&self, id: GroupId) -> Result<Arc<Group>, Refusal> {
+    pub fn group(&self, id: GroupId) -> Result<Arc<Group<K>>, Refusal> {
         self.tables
             .lock()
             .group(id)
@@ -95,12 +149,12 @@ impl Controller {
     }
 
     /// Finds a group other than 0 by its name.
-    pub fn group_named(&self, name: &str) -> Option<Arc<Group>> {
+    pub fn group_named(&self, name: &str) -> Option<Arc<Group<K>>> {
         self.tables.lock().by_name(name)
     }
 
     /// Lists the groups other than 0.
-    pub fn groups(&self) -> Vec<Arc<Group>> {
+    pub fn groups(&self) -> Vec<Arc<Group<K>>> {
         self.tables.lock().groups()
     }
 
@@ -128,7 +182,7 @@ impl Controller {
                 // The number belongs to another process now; its worker has not told yet.
                 tables.take(process.pid);
                 drop(tables);
-                self.notices.post(Notice::Member { group: m.group, pid: process.pid });
+                self.post_member(m.group, process.pid);
                 GroupId::HOST
             }
             None => GroupId::HOST,
@@ -156,7 +210,10 @@ impl Controller {
     }
 
     /// Finds the group that a process represents.
-    pub fn represented_by(&self, process: &Process) -> Option<Arc<Group>> {
+    pub fn represented_by(&self, process: &Process) -> Option<Arc<Group<K>>> {
+        if !K::NESTS {
+            return None;
+        }
         self.groups().into_iter().find(|group| group.is_represented_by(process))
     }
 
@@ -171,14 +228,22 @@ impl Controller {
         if process.pid == 1 {
             return Some("the init process");
         }
-        self.groups().iter().filter_map(|group| group.driver().ok()).find_map(|driver| {
-            let stat = driver.stat();
-            match process.pid {
-                pid if pid == stat.keeper_pid => Some("a keeper"),
-                pid if pid == stat.worker_pid => Some("a worker"),
-                _ => None,
-            }
-        })
+        let others: Vec<_> = self.others.lock().iter().filter_map(Weak::upgrade).collect();
+        self.own(process.pid).or_else(|| others.iter().find_map(|other| other.own(process.pid)))
+    }
+
+    /// Tells whoever looks at the tree of a process that came or went.
+    pub(super) fn post_member(&self, group: GroupId, pid: i32) {
+        self.notices.post(Notice::Member { side: K::SIDE, group, pid });
+    }
+
+    /// Writes an event that is about things of these users.
+    pub(super) fn event(&self, uids: [u32; 2], event: &str, words: &[(&str, &dyn std::fmt::Display)]) {
+        let (dir, mut words) = (K::SIDE.dir(), words.to_vec());
+        if K::SIDE != Side::Sched {
+            words.push(("in", &dir));
+        }
+        self.journal.event(uids, event, &words);
     }
 
     /// Gives who owns a process's entry: the owner of the group it represents, else the user who may control it, else root.

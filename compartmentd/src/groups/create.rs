@@ -3,40 +3,38 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use guest_sched::host::GroupConfig;
-use guest_sched::host::client::read_config;
-
 use super::caller::Caller;
 use super::controller::Controller;
 use super::driver::Launched;
-use super::group::{Group, GroupSetup, Holder, Nested, Phase};
+use super::group::{Group, GroupSetup, Holder, Phase};
+use super::kind::Kind;
 use crate::errno::{Refusal, Why, no_process};
 use crate::notices::Notice;
 use crate::supervise::{Meta, StateDir};
 use crate::tree::names::parse_group_name;
 
 /// A group taken over, and the name of the group it was nested in with the PID it had there.
-type Adopted = (Arc<Group>, Option<(String, i32)>);
+type Adopted<K> = (Arc<Group<K>>, Option<(String, i32)>);
 
-impl Controller {
+impl<K: Kind> Controller<K> {
     /// Makes a lasting group that the caller owns.
     ///
     /// # Errors
     /// EINVAL for the name, EEXIST, ENOSPC, and what starting a worker may give.
-    pub fn create(self: &Arc<Self>, caller: &Caller, name: &OsStr) -> Result<Arc<Group>, Refusal> {
+    pub fn create(self: &Arc<Self>, caller: &Caller, name: &OsStr) -> Result<Arc<Group<K>>, Refusal> {
         let name = parse_group_name(name)?;
-        self.make(caller, name, guest_sched::POLICIES[0], None)
+        self.make(caller, name, K::GUESTS[0], None)
     }
 
     /// Makes a group that the calling process holds, named by its PID. The caller ends it with [`Controller::release`].
     ///
     /// # Errors
     /// EBUSY if the process holds one already, ENOSPC, and what starting a worker may give.
-    pub fn create_held(self: &Arc<Self>, caller: &Caller, policy: &str) -> Result<Arc<Group>, Refusal> {
+    pub fn create_held(self: &Arc<Self>, caller: &Caller, guest: &str) -> Result<Arc<Group<K>>, Refusal> {
         let process = self.locate(caller.pid(&*self.host)).ok_or_else(|| no_process(caller.tid))?.0;
         let holder = Holder { pid: process.pid, start_time: process.start_time };
         let name = process.pid.to_string();
-        self.make(caller, &name, policy, Some(holder)).map_err(|e| match e.why {
+        self.make(caller, &name, guest, Some(holder)).map_err(|e| match e.why {
             Why::Exists => Refusal::new(Why::Busy, e.reason),
             _ => e,
         })
@@ -46,15 +44,10 @@ impl Controller {
         self: &Arc<Self>,
         caller: &Caller,
         name: &str,
-        policy: &str,
+        guest: &str,
         holder: Option<Holder>,
-    ) -> Result<Arc<Group>, Refusal> {
-        let config = GroupConfig {
-            name: name.into(),
-            policy: policy.into(),
-            forced: self.forced,
-            ..GroupConfig::default()
-        };
+    ) -> Result<Arc<Group<K>>, Refusal> {
+        let config = K::config(&self.template, name, guest);
         let setup = GroupSetup { config, uid: caller.uid, gid: caller.gid, holder, nested: None };
         // In the table first: the name is taken and the limit kept while the worker starts.
         let group = self.add(name, setup)?;
@@ -70,36 +63,37 @@ impl Controller {
             }
         }
         let kind = if holder.is_some() { "held" } else { "lasting" };
-        self.journal.event(
+        self.event(
             [caller.uid; 2],
             "created",
-            &[("group", &group.name), ("kind", &kind), ("scheduler", &policy), ("uid", &caller.uid)],
+            &[("group", &group.name), ("kind", &kind), (K::GUEST_KEY, &guest), ("uid", &caller.uid)],
         );
-        self.notices.post(Notice::Group { name: group.name.clone() });
+        self.notices.post(Notice::Group { side: K::SIDE, name: group.name.clone() });
         Ok(group)
     }
 
-    fn add(&self, name: &str, setup: GroupSetup) -> Result<Arc<Group>, Refusal> {
+    fn add(&self, name: &str, setup: GroupSetup<K>) -> Result<Arc<Group<K>>, Refusal> {
         let state = &self.state;
         self.tables.lock().add_group(name, |id| Group::new(id, state.new_dir(), setup))
     }
 
-    fn start(&self, group: &Group) -> Result<Launched, Refusal> {
+    fn start(&self, group: &Group<K>) -> Result<Launched<K>, Refusal> {
         StateDir::create(&group.dir)?;
         self.save(group)?;
         self.launcher.spawn(&group.dir, &group.config())
     }
 
     /// Keeps what a later daemon has to know of a group.
-    pub(super) fn save(&self, group: &Group) -> Result<(), Refusal> {
-        let setup = group.setup.lock().clone();
-        let outer = setup.nested.map(|nested| (self.name_of(nested.outer), nested.pid));
-        let meta = Meta { uid: setup.uid, gid: setup.gid, holder: setup.holder, nested: outer };
+    pub(super) fn save(&self, group: &Group<K>) -> Result<(), Refusal> {
+        let (uid, gid) = group.owner();
+        let nested = group.nested().map(|nested| (self.name_of(nested.outer), nested.pid));
+        let meta = Meta { uid, gid, holder: group.holder(), nested };
         Ok(StateDir::save(&group.dir, &meta)?)
     }
 
-    pub(super) fn activate(self: &Arc<Self>, group: &Arc<Group>, (driver, events): Launched) {
+    pub(super) fn activate(self: &Arc<Self>, group: &Arc<Group<K>>, (driver, events): Launched<K>) {
         *group.driver.write() = Some(driver);
+        K::look(self);
         let (this, group) = (self.clone(), group.clone());
         let name = format!("group-{}", group.id.0);
         let spawned = std::thread::Builder::new().name(name).spawn(move || this.listen(&group, events));
@@ -123,16 +117,14 @@ impl Controller {
             }
         }
         for (group, (outer, pid)) in nested {
-            let Some(outer) = self.group_named(&outer) else { continue };
-            group.setup.lock().nested = Some(Nested { outer: outer.id, pid });
-            self.refresh_nesting(&group);
+            K::nest_again(self, &group, &outer, pid);
         }
     }
 
-    fn adopt(self: &Arc<Self>, dir: &std::path::Path) -> Result<Adopted, Refusal> {
+    fn adopt(self: &Arc<Self>, dir: &std::path::Path) -> Result<Adopted<K>, Refusal> {
         let meta = StateDir::load(dir)?;
-        let config = read_config(dir)?;
-        let name = config.name.clone();
+        let config = K::load(dir)?;
+        let name = K::name(&config).to_owned();
         let setup = GroupSetup { config, uid: meta.uid, gid: meta.gid, holder: None, nested: None };
         let group = self.tables.lock().add_group(&name, |id| Group::new(id, dir.to_owned(), setup))?;
         let launched = self.launcher.connect(dir).or_else(|_| self.mend(&group));
@@ -143,9 +135,9 @@ impl Controller {
         self.index_snapshot(&group);
         let nr = self.nr_members(group.id);
         let uids = [meta.uid; 2];
-        self.journal.event(uids, "adopted", &[("group", &name), ("members", &nr)]);
+        self.event(uids, "adopted", &[("group", &name), ("members", &nr)]);
         if let Some(holder) = meta.holder {
-            self.journal.event(
+            self.event(
                 uids,
                 "lasting",
                 &[

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::caller::Caller;
 use super::controller::Controller;
+use super::driver::Driver as _;
 use super::group::{Group, GroupId, Phase};
+use super::kind::Kind;
 use crate::errno::{Refusal, Why};
 use crate::notices::Notice;
 
-impl Controller {
+impl<K: Kind> Controller<K> {
     /// Removes an empty lasting group.
     ///
     /// # Errors
@@ -52,7 +54,7 @@ impl Controller {
     pub fn dissolve_all(self: &Arc<Self>) {
         // Free of each other first, so that members go straight to the host.
         for group in self.groups() {
-            if let Err(error) = self.take_out(&group) {
+            if let Err(error) = K::take_out(self, &group) {
                 tracing::warn!(group = group.name, %error, "a group cannot be taken out of its outer one");
             }
         }
@@ -64,22 +66,22 @@ impl Controller {
     }
 
     /// Ends a group whose worker cannot be had any more.
-    pub(super) fn give_up(self: &Arc<Self>, group: &Arc<Group>, reason: &Refusal) {
+    pub(super) fn give_up(self: &Arc<Self>, group: &Arc<Group<K>>, reason: &Refusal) {
         let uids = [group.owner().0; 2];
-        self.journal.event(uids, "failed", &[("group", &group.name), ("reason", reason)]);
+        self.event(uids, "failed", &[("group", &group.name), ("reason", reason)]);
         if self.begin_removing(group) {
             self.dissolve(group, "failed");
         }
     }
 
     /// Waits for moves under way, then lets no other begin. False if somebody else is removing it.
-    fn begin_removing(&self, group: &Group) -> bool {
+    fn begin_removing(&self, group: &Group<K>) -> bool {
         std::mem::replace(&mut *group.phase.write(), Phase::Removing) == Phase::Alive
     }
 
     /// Carries out the end of a group in phase `Removing`. Goes on whatever fails: at the end the group is gone.
-    fn dissolve(self: &Arc<Self>, group: &Arc<Group>, why: &str) {
-        let outer = self.unlink(group);
+    fn dissolve(self: &Arc<Self>, group: &Arc<Group<K>>, why: &str) {
+        let outer = K::unlink(self, group);
         let driver = group.driver().ok();
         let members = self.members(group.id);
         if let (Some(outer), Some(driver)) = (&outer, &driver) {
@@ -89,7 +91,7 @@ impl Controller {
                     .and_then(|()| outer.driver()?.join(process.pid, process.start_time));
                 match moved {
                     Ok(()) => self.tables.lock().put(process.pid, process.start_time, outer.id),
-                    Err(error) => self.journal.event(
+                    Err(error) => self.event(
                         [group.owner().0, outer.owner().0],
                         "escaped",
                         &[("group", &group.name), ("pid", &process.pid), ("reason", &error)],
@@ -114,43 +116,17 @@ impl Controller {
         self.tell_dissolved(group, outer.as_deref(), why, &members.iter().map(|p| p.pid).collect::<Vec<_>>());
     }
 
-    /// Takes the group out of its outer one, and moves the groups nested in it there. Gives the outer one.
-    fn unlink(&self, group: &Arc<Group>) -> Option<Arc<Group>> {
-        let _nesting = self.nesting.lock();
-        let outer = group.outer().and_then(|id| self.group(id).ok());
-        if let Err(error) = self.take_out(group) {
-            tracing::warn!(group = group.name, %error, "a group cannot be taken out of its outer one");
-            if let Some(nested) = group.setup.lock().nested.take() {
-                self.tables.lock().take(nested.pid);
-            }
-        }
-        for inner in self.nested_in(group.id) {
-            let nested = inner.nested();
-            if let Err(error) = self.take_out(&inner) {
-                tracing::warn!(group = inner.name, %error, "a group cannot be taken out of its outer one");
-                inner.setup.lock().nested = None;
-            }
-            if let (Some(outer), Some(mut nested)) = (&outer, nested) {
-                nested.outer = outer.id;
-                inner.setup.lock().nested = Some(nested);
-                self.refresh_nesting(&inner);
-            }
-            let _ = self.save(&inner);
-        }
-        outer
-    }
-
-    fn tell_dissolved(&self, group: &Group, outer: Option<&Group>, why: &str, pids: &[i32]) {
+    fn tell_dissolved(&self, group: &Group<K>, outer: Option<&Group<K>>, why: &str, pids: &[i32]) {
         let to = outer.map_or("0", |outer| &outer.name);
-        self.journal.event(
+        self.event(
             [group.owner().0; 2],
             "dissolved",
             &[("group", &group.name), ("why", &why), ("members", &pids.len()), ("to", &to)],
         );
-        self.notices.post(Notice::Group { name: group.name.clone() });
+        self.notices.post(Notice::Group { side: K::SIDE, name: group.name.clone() });
         for pid in pids {
             for id in [group.id, outer.map_or(GroupId::HOST, |outer| outer.id)] {
-                self.notices.post(Notice::Member { group: id, pid: *pid });
+                self.post_member(id, *pid);
             }
         }
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use guest_sched::host::GroupConfig;
 use parking_lot::{Mutex, RwLock};
 
-use super::driver::Driver;
+use super::driver::Driver as _;
 use super::host::Process;
-use super::task::View;
+use super::kind::Kind;
+use super::sched::Sched;
 use crate::errno::{Refusal, Why};
 
 /// A group's number inside the daemon: never used again, unlike its name.
@@ -18,7 +18,7 @@ use crate::errno::{Refusal, Why};
 pub struct GroupId(pub u32);
 
 impl GroupId {
-    /// The host's own scheduler.
+    /// The host's own scheduler or memory.
     pub const HOST: Self = Self(0);
 }
 
@@ -48,9 +48,9 @@ pub(super) struct Nested {
     pub(super) pid: i32,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct GroupSetup {
-    pub(super) config: GroupConfig,
+#[derive(Debug)]
+pub(super) struct GroupSetup<K: Kind> {
+    pub(super) config: K::Config,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) holder: Option<Holder>,
@@ -59,7 +59,7 @@ pub(super) struct GroupSetup {
 
 /// Has a worker bring its table up to date; `None` if it does not answer in time. The thread that goes on waiting then ends with the
 /// client's own patience.
-fn sync_in_time(driver: &Arc<dyn Driver>) -> Option<Result<(), Refusal>> {
+fn sync_in_time<K: Kind>(driver: &Arc<K::Driver>) -> Option<Result<(), Refusal>> {
     let (tx, rx) = channel();
     let asked = driver.clone();
     let spawned = std::thread::Builder::new().name("sync".into()).spawn(move || tx.send(asked.sync()));
@@ -70,15 +70,15 @@ fn sync_in_time(driver: &Arc<dyn Driver>) -> Option<Result<(), Refusal>> {
 }
 
 /// What was shown last.
-pub(super) struct Cache {
+pub(super) struct Cache<K: Kind> {
     at: Instant,
-    view: Option<Arc<View>>,
+    view: Option<Arc<K::View>>,
     /// Since when its worker does not answer.
     silent_since: Option<Instant>,
 }
 
 /// A group other than 0.
-pub struct Group {
+pub struct Group<K: Kind = Sched> {
     /// Its number.
     pub id: GroupId,
     /// Its name in the tree.
@@ -87,12 +87,12 @@ pub struct Group {
     pub dir: PathBuf,
     pub(super) phase: RwLock<Phase>,
     pub(super) tuning: Mutex<()>,
-    pub(super) setup: Mutex<GroupSetup>,
-    pub(super) driver: RwLock<Option<Arc<dyn Driver>>>,
-    pub(super) cache: Mutex<Cache>,
+    pub(super) setup: Mutex<GroupSetup<K>>,
+    pub(super) driver: RwLock<Option<Arc<K::Driver>>>,
+    pub(super) cache: Mutex<Cache<K>>,
 }
 
-impl std::fmt::Debug for Group {
+impl<K: Kind> std::fmt::Debug for Group<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Group").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
     }
@@ -105,11 +105,11 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long such a worker is not asked again.
 const SILENCE: Duration = Duration::from_secs(5);
 
-impl Group {
-    pub(super) fn new(id: GroupId, dir: PathBuf, setup: GroupSetup) -> Self {
+impl<K: Kind> Group<K> {
+    pub(super) fn new(id: GroupId, dir: PathBuf, setup: GroupSetup<K>) -> Self {
         Self {
             id,
-            name: setup.config.name.clone(),
+            name: K::name(&setup.config).to_owned(),
             dir,
             phase: RwLock::new(Phase::Alive),
             tuning: Mutex::new(()),
@@ -123,7 +123,7 @@ impl Group {
     ///
     /// # Errors
     /// EBUSY while there is none: it is starting, or being started again.
-    pub fn driver(&self) -> Result<Arc<dyn Driver>, Refusal> {
+    pub fn driver(&self) -> Result<Arc<K::Driver>, Refusal> {
         let driver = self.driver.read().clone();
         driver.ok_or_else(|| {
             Refusal::new(Why::Busy, format!("the worker of group {} is being started", self.name))
@@ -131,7 +131,7 @@ impl Group {
     }
 
     /// Gives what is set of it.
-    pub fn config(&self) -> GroupConfig {
+    pub fn config(&self) -> K::Config {
         self.setup.lock().config.clone()
     }
 
@@ -159,7 +159,7 @@ impl Group {
     pub fn representative(&self) -> Option<i32> {
         match self.holder() {
             Some(holder) => Some(holder.pid),
-            None => self.driver().ok().map(|driver| driver.stat().worker_pid).filter(|pid| *pid > 0),
+            None => self.driver().ok().map(|driver| driver.worker_pid()).filter(|pid| *pid > 0),
         }
     }
 
@@ -176,11 +176,11 @@ impl Group {
     ///
     /// # Errors
     /// EBUSY while there is no worker.
-    pub fn view(&self) -> Result<Arc<View>, Refusal> {
+    pub fn view(&self) -> Result<Arc<K::View>, Refusal> {
         let driver = self.driver()?;
         // Somebody else may be waiting for a worker that does not answer: then what it published last has to do.
         let Some(mut cache) = self.cache.try_lock_for(PATIENCE) else {
-            return Ok(Arc::new(View::from(driver.snapshot())));
+            return Ok(Arc::new(driver.view()));
         };
         if let Some(view) = &cache.view
             && cache.at.elapsed() < FRESH
@@ -188,7 +188,7 @@ impl Group {
             return Ok(view.clone());
         }
         if cache.silent_since.is_none_or(|since| since.elapsed() > SILENCE) {
-            match sync_in_time(&driver) {
+            match sync_in_time::<K>(&driver) {
                 Some(Ok(())) => cache.silent_since = None,
                 Some(Err(error)) => {
                     tracing::debug!(group = self.name, %error, "a worker did not bring its table up to date");
@@ -196,14 +196,14 @@ impl Group {
                 None => cache.silent_since = Some(Instant::now()),
             }
         }
-        let view = Arc::new(View::from(driver.snapshot()));
+        let view = Arc::new(driver.view());
         cache.at = Instant::now();
         cache.view = Some(view.clone());
         Ok(view)
     }
 
     /// Has the next look see what was just changed.
-    pub(super) fn forget_view(&self) {
+    pub(crate) fn forget_view(&self) {
         if let Some(mut cache) = self.cache.try_lock_for(PATIENCE) {
             cache.view = None;
         }

@@ -18,7 +18,7 @@ use crate::tree::values::escape;
 const EVENTS_MAX: usize = 4_096;
 const ERRORS_MAX: usize = 512;
 /// Events that come by the thousand: not for the daemon's own log.
-const PER_OPERATION: [&str; 4] = ["forked", "exited", "executed", "moved"];
+const PER_OPERATION: [&str; 6] = ["forked", "exited", "executed", "moved", "registered", "unregistered"];
 /// How much of a refused value is kept.
 const VALUE_SHOWN: usize = 128;
 

@@ -4,24 +4,76 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use guest_sched::host::Event;
-
 use super::controller::Controller;
 use super::driver::Launched;
-use super::group::Group;
+use super::group::{Group, GroupId};
+use super::kind::{Kind, Members as _};
 use crate::errno::{Refusal, Why};
-use crate::notices::Notice;
 
-/// A group whose workers have to be replaced more often than this many times a minute is given up.
+/// A group whose workers have to be replaced more often than this many times a minute is given up, or followed at a slower pace.
 const MENDS_MAX: usize = 30;
+/// The slower pace.
+const PAUSE: Duration = Duration::from_secs(2);
 
-impl Controller {
+/// What a worker reported, of whatever kind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// A member forked a process, which is a member now.
+    Forked {
+        /// The parent process.
+        parent: i32,
+        /// The child process.
+        child: i32,
+    },
+    /// A member process ended.
+    Exited {
+        /// The process.
+        pid: i32,
+    },
+    /// A member executed another program.
+    Executed {
+        /// The process.
+        pid: i32,
+    },
+    /// A process is free of the group.
+    Escaped {
+        /// The process.
+        pid: i32,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A member was killed, and is still to end.
+    Killed {
+        /// What the event is called.
+        event: &'static str,
+        /// The process.
+        pid: i32,
+        /// Its resident bytes, where they are known.
+        resident: Option<u64>,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The worker started again after its predecessor died.
+    Restarted {
+        /// How many members were found again.
+        members: usize,
+    },
+    /// Somebody wants to run after nobody did for a while.
+    Busy,
+    /// A part works less well than it could.
+    Degraded {
+        /// What and why, in words.
+        reason: String,
+    },
+}
+
+impl<K: Kind> Controller<K> {
     /// Follows a group until its end.
-    pub(super) fn listen(self: &Arc<Self>, group: &Arc<Group>, mut events: Receiver<Event>) {
+    pub(super) fn listen(self: &Arc<Self>, group: &Arc<Group<K>>, mut events: Receiver<K::Event>) {
         let mut ends: Vec<Instant> = Vec::new();
         loop {
             for event in &events {
-                self.on_event(group, event);
+                self.on_event(group, event.into());
             }
             // The connection has ended: the worker is done, or dead.
             if group.is_removing() {
@@ -45,11 +97,14 @@ impl Controller {
     }
 
     /// Finds the group's next worker: its keeper starts one, and if that is gone too, we do; also if the new ones die while they start.
-    fn reach_again(&self, group: &Group, ends: &mut Vec<Instant>) -> Result<Launched, Refusal> {
+    fn reach_again(&self, group: &Group<K>, ends: &mut Vec<Instant>) -> Result<Launched<K>, Refusal> {
         loop {
             ends.retain(|end| end.elapsed() < Duration::from_secs(60));
             ends.push(Instant::now());
-            if ends.len() > MENDS_MAX {
+            if ends.len() > MENDS_MAX && !K::IS_GIVEN_UP {
+                tracing::warn!(group = %group.name, "its worker ends again and again");
+                std::thread::sleep(PAUSE);
+            } else if ends.len() > MENDS_MAX {
                 return Err(Refusal::new(Why::Broken, "its worker ends again and again"));
             }
             match self.launcher.connect(&group.dir).or_else(|_| self.mend(group)) {
@@ -62,96 +117,97 @@ impl Controller {
     }
 
     /// Resumes what dead keeper and worker left parked, then starts others over the same state directory.
-    pub(super) fn mend(&self, group: &Group) -> Result<Launched, Refusal> {
+    pub(super) fn mend(&self, group: &Group<K>) -> Result<Launched<K>, Refusal> {
         let resumed = self.launcher.recover(&group.dir)?;
         let uids = [group.owner().0; 2];
-        self.journal.event(uids, "mended", &[("group", &group.name), ("resumed", &resumed.len())]);
+        self.event(uids, "mended", &[("group", &group.name), ("resumed", &resumed.len())]);
         self.launcher.spawn(&group.dir, &group.config())
     }
 
-    fn on_reconnected(&self, group: &Arc<Group>) {
+    fn on_reconnected(&self, group: &Arc<Group<K>>) {
         self.index_snapshot(group);
         let uids = [group.owner().0; 2];
-        self.journal.event(
-            uids,
-            "reconnected",
-            &[("group", &group.name), ("members", &self.nr_members(group.id))],
-        );
-        let _nesting = self.nesting.lock();
-        self.refresh_nesting(group);
-        for inner in self.nested_in(group.id) {
-            self.refresh_nesting(&inner);
-        }
+        self.event(uids, "reconnected", &[("group", &group.name), ("members", &self.nr_members(group.id))]);
+        K::relink(self, group);
+        K::look(self);
     }
 
     /// Makes the index agree with what the worker publishes.
-    pub(super) fn index_snapshot(&self, group: &Group) {
+    pub(super) fn index_snapshot(&self, group: &Group<K>) {
         group.forget_view();
         let Ok(view) = group.view() else { return };
         let mut tables = self.tables.lock();
         for pid in tables.pids(group.id) {
-            if !view.tasks.contains_key(&pid) {
+            if view.start_time(pid).is_none() {
                 tables.take(pid);
             }
         }
-        for (pid, task) in &view.tasks {
+        for (pid, start_time) in view.members() {
             // What stands for a nested group is known better here than by the worker.
-            let known = tables.membership(*pid).filter(|m| m.group == group.id).map(|m| m.start_time);
-            let is_right = |start| self.host.process(*pid).is_some_and(|process| process.start_time == start);
+            let known = tables.membership(pid).filter(|m| m.group == group.id).map(|m| m.start_time);
+            let is_right = |start| self.host.process(pid).is_some_and(|process| process.start_time == start);
             if !known.is_some_and(is_right) {
-                tables.put(*pid, task.start_time, group.id);
+                tables.put(pid, start_time, group.id);
             }
         }
     }
 
-    fn on_event(&self, group: &Arc<Group>, event: Event) {
+    fn on_event(&self, group: &Arc<Group<K>>, event: Told) {
         let uids = [group.owner().0; 2];
         let name = &group.name;
         match event {
-            Event::Forked { parent, child } => {
+            Told::Forked { parent, child } => {
                 if let Some(process) = self.host.process(child) {
                     self.index_child(group, child, process.start_time);
                 }
-                self.journal.event(uids, "forked", &[("group", name), ("parent", &parent), ("pid", &child)]);
+                self.event(uids, "forked", &[("group", name), ("parent", &parent), ("pid", &child)]);
             }
-            Event::Exited { pid } => {
+            Told::Exited { pid } => {
                 self.index_gone(group, pid);
-                self.journal.event(uids, "exited", &[("group", name), ("pid", &pid)]);
+                self.event(uids, "exited", &[("group", name), ("pid", &pid)]);
             }
-            Event::Executed { pid } => {
-                self.journal.event(uids, "executed", &[("group", name), ("pid", &pid)]);
+            Told::Executed { pid } => {
+                self.event(uids, "executed", &[("group", name), ("pid", &pid)]);
             }
-            Event::Escaped { pid, reason } => {
+            Told::Escaped { pid, reason } => {
                 self.index_gone(group, pid);
-                self.journal.event(uids, "escaped", &[("group", name), ("pid", &pid), ("reason", &reason)]);
+                self.event(uids, "escaped", &[("group", name), ("pid", &pid), ("reason", &reason)]);
             }
-            Event::Restarted { members } => {
+            Told::Killed { event, pid, resident, reason } => {
+                let bytes = resident.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string());
+                let words: [(&str, &dyn std::fmt::Display); 4] =
+                    [("group", name), ("pid", &pid), ("resident", &bytes), ("reason", &reason)];
+                self.event(uids, event, &words);
+                group.forget_view();
+            }
+            Told::Restarted { members } => {
                 self.index_snapshot(group);
-                self.journal.event(uids, "restarted", &[("group", name), ("members", &members)]);
+                self.event(uids, "restarted", &[("group", name), ("members", &members)]);
             }
-            Event::Degraded { reason } => {
-                self.journal.event(uids, "degraded", &[("group", name), ("reason", &reason)]);
+            Told::Busy => K::look(self),
+            Told::Degraded { reason } => {
+                self.event(uids, "degraded", &[("group", name), ("reason", &reason)]);
             }
         }
     }
 
-    fn index_child(&self, group: &Group, pid: i32, start_time: u64) {
+    fn index_child(&self, group: &Group<K>, pid: i32, start_time: u64) {
         let mut tables = self.tables.lock();
         // It may have been moved on before we heard of it.
         if tables.membership(pid).is_none_or(|m| m.start_time != start_time) {
             tables.put(pid, start_time, group.id);
             drop(tables);
-            self.notices.post(Notice::Member { group: group.id, pid });
-            self.notices.post(Notice::Member { group: super::GroupId::HOST, pid });
+            self.post_member(group.id, pid);
+            self.post_member(GroupId::HOST, pid);
         }
     }
 
-    fn index_gone(&self, group: &Group, pid: i32) {
+    fn index_gone(&self, group: &Group<K>, pid: i32) {
         let mut tables = self.tables.lock();
         if tables.membership(pid).is_some_and(|m| m.group == group.id) {
             tables.take(pid);
             drop(tables);
-            self.notices.post(Notice::Member { group: group.id, pid });
+            self.post_member(group.id, pid);
         }
         group.forget_view();
     }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::caller::Caller;
 use super::controller::Controller;
+use super::driver::Driver as _;
 use super::group::{Group, GroupId, Phase};
 use super::host::Process;
+use super::kind::{Kind, Members as _};
 use crate::errno::{Refusal, Why, no_process};
-use crate::notices::Notice;
 
-impl Controller {
+impl<K: Kind> Controller<K> {
     /// Moves a process, its threads with it, from one group to another. A representative nests its group instead.
     ///
     /// # Errors
@@ -31,7 +32,7 @@ impl Controller {
             ));
         }
         if let Some(inner) = self.represented_by(&process) {
-            return self.move_representative(caller, &inner, &process, to);
+            return K::move_representative(self, caller, &inner, &process, to);
         }
         if let Some(what) = self.unmovable(&process) {
             return Err(Refusal::new(Why::Unsupported, format!("process {pid} is {what}")));
@@ -55,7 +56,7 @@ impl Controller {
         self.move_process(&Caller::DAEMON, pid, GroupId::HOST, to)
     }
 
-    pub(super) fn check_owns(&self, caller: &Caller, id: GroupId) -> Result<(), Refusal> {
+    pub(crate) fn check_owns(&self, caller: &Caller, id: GroupId) -> Result<(), Refusal> {
         if id == GroupId::HOST || caller.owns(self.group(id)?.owner().0) {
             return Ok(());
         }
@@ -74,10 +75,7 @@ impl Controller {
             && let Ok(group) = self.group(id)
         {
             group.forget_view();
-            let is_member = group.view().is_ok_and(|view| {
-                view.tasks.get(&pid).is_some_and(|task| task.start_time == process.start_time)
-            });
-            if is_member {
+            if group.view().is_ok_and(|view| view.start_time(pid) == Some(process.start_time)) {
                 self.tables.lock().put(pid, process.start_time, id);
                 return Some((process, id));
             }
@@ -89,7 +87,7 @@ impl Controller {
         let target = if to == GroupId::HOST { None } else { Some(self.group(to)?) };
         let source = if from == GroupId::HOST { None } else { Some(self.group(from)?) };
         // Both stay while we are at it; taken in the order of their numbers, as by everybody.
-        let mut both: Vec<&Arc<Group>> = [&source, &target].into_iter().flatten().collect();
+        let mut both: Vec<&Arc<Group<K>>> = [&source, &target].into_iter().flatten().collect();
         both.sort_by_key(|group| group.id);
         let phases: Vec<_> = both.iter().map(|group| group.phase.read()).collect();
         if let Some(i) = phases.iter().position(|phase| **phase == Phase::Removing) {
@@ -97,12 +95,18 @@ impl Controller {
         }
         let target_driver = target.as_ref().map(|group| group.driver()).transpose()?;
         if let Some(source) = &source {
+            K::settle(self, source, process);
             source.driver()?.leave(process.pid)?;
             source.forget_view();
         }
         if let Some(driver) = &target_driver {
             if let Err(e) = driver.join(process.pid, process.start_time) {
-                self.give_back(process, source.as_deref());
+                match source.as_deref() {
+                    Some(source) if e.why == Why::Broken && !K::GOES_BACK_UNANSWERED => {
+                        self.tell_escaped(process, source, &e);
+                    }
+                    source => self.give_back(process, source),
+                }
                 return Err(e);
             }
             if let Some(target) = &target {
@@ -110,35 +114,39 @@ impl Controller {
             }
         }
         self.tables.lock().put(process.pid, process.start_time, to);
+        if let Some(target) = &target {
+            K::settle(self, target, process);
+        }
         Ok(())
     }
 
     /// Puts a process back where it was after a join that failed.
-    fn give_back(&self, process: &Process, source: Option<&Group>) {
+    fn give_back(&self, process: &Process, source: Option<&Group<K>>) {
         let Some(source) = source else { return };
         let back = source.driver().and_then(|driver| driver.join(process.pid, process.start_time));
         if let Err(error) = back {
-            self.tables.lock().take(process.pid);
-            self.notices.post(Notice::Member { group: source.id, pid: process.pid });
-            let uids = [source.owner().0; 2];
-            self.journal.event(
-                uids,
-                "escaped",
-                &[("group", &source.name), ("pid", &process.pid), ("reason", &error)],
-            );
+            self.tell_escaped(process, source, &error);
         }
+    }
+
+    /// Notes that a process has left a group and come into none.
+    fn tell_escaped(&self, process: &Process, source: &Group<K>, error: &Refusal) {
+        self.tables.lock().take(process.pid);
+        self.post_member(source.id, process.pid);
+        let uids = [source.owner().0; 2];
+        self.event(uids, "escaped", &[("group", &source.name), ("pid", &process.pid), ("reason", error)]);
     }
 
     pub(super) fn tell_moved(&self, caller: &Caller, pid: i32, from: GroupId, to: GroupId) {
         let owner =
             self.group(if to == GroupId::HOST { from } else { to }).map_or(0, |group| group.owner().0);
-        self.journal.event(
+        self.event(
             [caller.uid, owner],
             "moved",
             &[("pid", &pid), ("from", &self.name_of(from)), ("to", &self.name_of(to)), ("uid", &caller.uid)],
         );
         for group in [from, to] {
-            self.notices.post(Notice::Member { group, pid });
+            self.post_member(group, pid);
         }
     }
 }

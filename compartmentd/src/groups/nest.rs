@@ -116,8 +116,50 @@ impl Controller {
             inner.setup.lock().nested = None;
             self.tables.lock().take(nested.pid);
             let uids = [inner.owner().0; 2];
-            self.journal.event(uids, "unnested", &[("group", &inner.name), ("reason", &error)]);
+            self.event(uids, "unnested", &[("group", &inner.name), ("reason", &error)]);
         }
+    }
+
+    /// Takes the group out of its outer one, and moves the groups nested in it there. Gives the outer one.
+    pub(super) fn unlink(&self, group: &Arc<Group>) -> Option<Arc<Group>> {
+        let _nesting = self.nesting.lock();
+        let outer = group.outer().and_then(|id| self.group(id).ok());
+        if let Err(error) = self.take_out(group) {
+            tracing::warn!(group = group.name, %error, "a group cannot be taken out of its outer one");
+            if let Some(nested) = group.setup.lock().nested.take() {
+                self.tables.lock().take(nested.pid);
+            }
+        }
+        for inner in self.nested_in(group.id) {
+            let nested = inner.nested();
+            if let Err(error) = self.take_out(&inner) {
+                tracing::warn!(group = inner.name, %error, "a group cannot be taken out of its outer one");
+                inner.setup.lock().nested = None;
+            }
+            if let (Some(outer), Some(mut nested)) = (&outer, nested) {
+                nested.outer = outer.id;
+                inner.setup.lock().nested = Some(nested);
+                self.refresh_nesting(&inner);
+            }
+            let _ = self.save(&inner);
+        }
+        outer
+    }
+
+    /// Links a group anew with those it is nested with.
+    pub(super) fn relink(&self, group: &Arc<Group>) {
+        let _nesting = self.nesting.lock();
+        self.refresh_nesting(group);
+        for inner in self.nested_in(group.id) {
+            self.refresh_nesting(&inner);
+        }
+    }
+
+    /// Nests a group that was taken over into the one named, where it had the number `pid`.
+    pub(super) fn nest_again(&self, group: &Group, outer: &str, pid: i32) {
+        let Some(outer) = self.group_named(outer) else { return };
+        group.setup.lock().nested = Some(Nested { outer: outer.id, pid });
+        self.refresh_nesting(group);
     }
 
     /// Lists the groups nested in `outer`.

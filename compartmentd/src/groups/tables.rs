@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::GROUPS_MAX;
 use super::group::{Group, GroupId};
+use super::kind::Kind;
 use crate::errno::{Refusal, Why};
 
 /// A process in a group.
@@ -14,22 +15,34 @@ pub(super) struct Membership {
     pub(super) group: GroupId,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Tables {
-    groups: BTreeMap<GroupId, Arc<Group>>,
+#[derive(Debug)]
+pub(super) struct Tables<K: Kind> {
+    groups: BTreeMap<GroupId, Arc<Group<K>>>,
     names: HashMap<String, GroupId>,
     members: HashMap<i32, Membership>,
     of_group: HashMap<GroupId, BTreeSet<i32>>,
     last_id: u32,
 }
 
-impl Tables {
+impl<K: Kind> Default for Tables<K> {
+    fn default() -> Self {
+        Self {
+            groups: BTreeMap::new(),
+            names: HashMap::new(),
+            members: HashMap::new(),
+            of_group: HashMap::new(),
+            last_id: 0,
+        }
+    }
+}
+
+impl<K: Kind> Tables<K> {
     /// Adds the group that `make` makes of a new number.
     pub(super) fn add_group(
         &mut self,
         name: &str,
-        make: impl FnOnce(GroupId) -> Group,
-    ) -> Result<Arc<Group>, Refusal> {
+        make: impl FnOnce(GroupId) -> Group<K>,
+    ) -> Result<Arc<Group<K>>, Refusal> {
         if self.names.contains_key(name) {
             return Err(Refusal::new(Why::Exists, format!("there is a group {name} already")));
         }
@@ -59,15 +72,15 @@ impl Tables {
         pids
     }
 
-    pub(super) fn group(&self, id: GroupId) -> Option<Arc<Group>> {
+    pub(super) fn group(&self, id: GroupId) -> Option<Arc<Group<K>>> {
         self.groups.get(&id).cloned()
     }
 
-    pub(super) fn by_name(&self, name: &str) -> Option<Arc<Group>> {
+    pub(super) fn by_name(&self, name: &str) -> Option<Arc<Group<K>>> {
         self.group(*self.names.get(name)?)
     }
 
-    pub(super) fn groups(&self) -> Vec<Arc<Group>> {
+    pub(super) fn groups(&self) -> Vec<Arc<Group<K>>> {
         self.groups.values().cloned().collect()
     }
 

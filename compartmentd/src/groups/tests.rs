@@ -4,21 +4,25 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest_sched::host::{Event, Forced};
+use guest_sched::host::{Event, GroupConfig};
 use tempfile::TempDir;
 
 use super::fake::{FakeHost, FakeLauncher, FakeWorker};
 use super::{Caller, Controller, GROUPS_MAX, Group, GroupId, Journal, Setup};
 use crate::errno::Refusal;
 use crate::notices::Notices;
+use crate::pools::fake::{FakeMemLauncher, FakeMemWorker};
+use crate::pools::{self, Pool, Pools};
 use crate::supervise::StateRoot;
 
 const ROOT: Caller = Caller::DAEMON;
 
 pub(crate) struct World {
     pub(crate) controller: Arc<Controller>,
+    pub(crate) pools: Arc<Pools>,
     pub(crate) host: Arc<FakeHost>,
     launcher: Arc<FakeLauncher>,
+    mem_launcher: Arc<FakeMemLauncher>,
     dir: TempDir,
 }
 
@@ -27,8 +31,10 @@ impl World {
         let host = Arc::new(FakeHost::default());
         let launcher = Arc::new(FakeLauncher::on(host.clone()));
         let dir = tempfile::tempdir().expect("a directory");
+        let mem_launcher = Arc::new(FakeMemLauncher::on(host.clone()));
         let controller = Self::start(&host, &launcher, &dir);
-        Self { controller, host, launcher, dir }
+        let pools = pools::beside(&controller, mem_launcher.clone()).expect("pools");
+        Self { controller, pools, host, launcher, mem_launcher, dir }
     }
 
     fn start(host: &Arc<FakeHost>, launcher: &Arc<FakeLauncher>, dir: &TempDir) -> Arc<Controller> {
@@ -39,12 +45,20 @@ impl World {
             journal: Arc::new(Journal::new(notices.clone())),
             notices,
             state: StateRoot::open(&dir.path().join("state")).expect("free"),
-            forced: Forced::default(),
+            template: GroupConfig::default(),
         })
     }
 
     pub(crate) fn group(&self, caller: &Caller, name: &str) -> Arc<Group> {
         self.controller.create(caller, OsStr::new(name)).expect("a group")
+    }
+
+    pub(crate) fn pool(&self, caller: &Caller, name: &str) -> Arc<Pool> {
+        self.pools.create(caller, OsStr::new(name)).expect("a group")
+    }
+
+    pub(crate) fn mem_worker(&self, pool: &Pool) -> Arc<FakeMemWorker> {
+        self.mem_launcher.worker(&pool.dir).expect("its worker")
     }
 
     fn worker(&self, group: &Group) -> Arc<FakeWorker> {
@@ -67,15 +81,15 @@ impl World {
     }
 }
 
-fn user(uid: u32) -> Caller {
+pub(crate) fn user(uid: u32) -> Caller {
     Caller { tid: 0, uid, gid: uid }
 }
 
-fn errno<T>(result: Result<T, Refusal>) -> i32 {
+pub(crate) fn errno<T>(result: Result<T, Refusal>) -> i32 {
     result.err().map_or(0, |e| e.errno())
 }
 
-fn eventually(mut is_so: impl FnMut() -> bool) {
+pub(crate) fn eventually(mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(5);
     while !is_so() {
         assert!(Instant::now() < end, "it did not happen");
@@ -114,16 +128,16 @@ fn join_refused_leaves_the_process_where_it_was() {
 fn processes_that_cannot_be_members_are_refused() {
     let world = World::new();
     let a = world.group(&ROOT, "a");
-    let stat = a.driver().expect("started").stat();
+    let driver = a.driver().expect("started");
     world.host.add(20, 0);
     world.host.change(20, |process| process.is_kernel_thread = true);
     world.host.add(1, 0);
 
-    for pid in [20, 1, stat.keeper_pid] {
+    for pid in [20, 1, driver.keeper_pid()] {
         assert_eq!(errno(world.put(pid, &a)), libc::EOPNOTSUPP, "{pid}");
     }
     assert_eq!(errno(world.put(77, &a)), libc::ESRCH);
-    assert_eq!(errno(world.put(stat.worker_pid, &a)), libc::ELOOP, "its own representative");
+    assert_eq!(errno(world.put(driver.worker_pid(), &a)), libc::ELOOP, "its own representative");
 }
 
 #[test]
@@ -398,7 +412,9 @@ fn groups_of_an_earlier_daemon_are_adopted() {
         worker.die();
     }
     world.host.end(100);
-    let old = Arc::downgrade(&std::mem::replace(&mut world.controller, World::new().controller));
+    let other = World::new();
+    world.pools = other.pools.clone();
+    let old = Arc::downgrade(&std::mem::replace(&mut world.controller, other.controller.clone()));
     drop((outer, held));
     eventually(|| old.strong_count() == 0);
     let controller = World::start(&world.host, &world.launcher, &world.dir);

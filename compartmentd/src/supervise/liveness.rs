@@ -6,13 +6,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use guest_sched::host::client::KEEPER_ARG;
-use guest_sched::host::table::Table;
 use host_sys::process;
 
 /// How long a living keeper may take to start another worker.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
+/// The hidden subcommands that run keepers.
+const KEEPER_ARGS: [&str; 2] = [guest_sched::host::client::KEEPER_ARG, guest_mm::uffd::client::KEEPER_ARG];
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a keeper may be stopped, or leave members parked, when its worker is dead.
+const IDLENESS: Duration = Duration::from_millis(500);
 
 /// Says whether `pid` is the living keeper or worker of the group in `dir`: both have that directory among their arguments, so
 /// that a number that belongs to somebody else by now is not taken for them.
@@ -40,25 +42,35 @@ pub fn processes_of(dir: &Path) -> Vec<i32> {
 /// Whether the process was started as a keeper (workers are forked from keepers).
 fn is_keeper(pid: i32) -> bool {
     let args = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    args.split(|b| *b == 0).nth(1) == Some(KEEPER_ARG.as_bytes())
+    let word = args.split(|b| *b == 0).nth(1);
+    KEEPER_ARGS.iter().any(|arg| word == Some(arg.as_bytes()))
 }
 
-/// Waits until the group in `dir` has a living worker, started by its keeper if need be.
+/// Waits until the group in `dir` has a living worker, started by its keeper if need be. `pids` reads keeper and worker from its table,
+/// `has_parked` whether anybody is still held.
 ///
 /// # Errors
-/// ESRCH as soon as keeper and worker are both dead; `TimedOut`.
-pub fn wait_for_worker(dir: &Path) -> io::Result<()> {
-    let table = Table::open(dir).map_err(io::Error::other)?;
+/// ESRCH as soon as keeper and worker are both dead; `TimedOut`, soon if the keeper does nothing.
+pub fn wait_for_worker(
+    dir: &Path,
+    pids: impl Fn() -> (i32, i32),
+    has_parked: impl Fn() -> bool,
+) -> io::Result<()> {
     let deadline = Instant::now() + RESTART_TIMEOUT;
+    let mut busy_at = Instant::now();
     loop {
-        let stat = table.stat();
-        if is_alive(stat.worker_pid, dir) {
+        let (keeper, worker) = pids();
+        if is_alive(worker, dir) {
             return Ok(());
         }
-        if !is_alive(stat.keeper_pid, dir) && processes_of(dir).is_empty() {
+        if !is_alive(keeper, dir) && processes_of(dir).is_empty() {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
-        if Instant::now() >= deadline {
+        let is_stopped = process::stat(keeper).is_ok_and(|stat| matches!(stat.state, b'T' | b't'));
+        if !is_stopped && !has_parked() {
+            busy_at = Instant::now();
+        }
+        if Instant::now() >= deadline || busy_at.elapsed() >= IDLENESS {
             return Err(io::ErrorKind::TimedOut.into());
         }
         std::thread::sleep(LOOK_EVERY);

@@ -43,6 +43,13 @@ pub fn is_mounted(at: &Path) -> bool {
     text.lines().any(|line| is_our_mount(line, at))
 }
 
+/// Gives the number of the device that the tree of ours at a place is: that of its connection, too.
+pub fn device_of(at: &Path) -> Option<u32> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let line = text.lines().rev().find(|line| is_our_mount(line, at))?;
+    line.split(' ').nth(2)?.strip_prefix("0:")?.parse().ok()
+}
+
 /// Whether a line of `mountinfo` is a tree of ours at a place: of type `fuse` with our name as its source (mounted by root), or of type
 /// `fuse.NAME` (by `fusermount3`).
 fn is_our_mount(line: &str, at: &Path) -> bool {

@@ -45,11 +45,12 @@ pub fn recover(state_root: &Path) -> Result<Recovered, RecoverError> {
     if !state_root.exists() {
         return Ok(done);
     }
+    let open_failed = |source| RecoverError::Open { path: state_root.to_owned(), source };
     let root = StateRoot::open(state_root).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => RecoverError::InUse(state_root.to_owned()),
-        _ => RecoverError::Open { path: state_root.to_owned(), source },
+        _ => open_failed(source),
     })?;
-    for dir in group_dirs(root.path()) {
+    for dir in [group_dirs(root.path()), group_dirs(root.mem().map_err(open_failed)?.path())].concat() {
         if !processes_of(&dir).is_empty() {
             done.running.push(dir);
             continue;
@@ -65,7 +66,7 @@ pub fn recover(state_root: &Path) -> Result<Recovered, RecoverError> {
     Ok(done)
 }
 
-/// Resumes whatever the table in `dir` says is parked. Keeper and worker of that group must be dead.
+/// Resumes whatever the table in `dir` says is parked; nothing is by a mem_group. Keeper and worker of that group must be dead.
 ///
 /// # Errors
 /// If something could not be undone; the rest was. A group that never got as far as a table has nothing parked.
@@ -91,12 +92,13 @@ mod tests {
         assert_eq!(recover(&path).expect("nothing to do"), Recovered::default());
         let root = StateRoot::open(&path).expect("free");
         super::super::StateDir::create(&root.new_dir()).expect("a directory");
+        super::super::StateDir::create(&root.mem().expect("a directory").new_dir()).expect("a directory");
         assert!(matches!(recover(&path), Err(RecoverError::InUse(_))));
         drop(root);
 
         let done = recover(&path).expect("recovered");
 
-        assert_eq!(done.removed.len(), 1);
+        assert_eq!(done.removed.len(), 2);
         assert!(group_dirs(&path).is_empty());
     }
 }

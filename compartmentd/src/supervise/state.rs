@@ -16,15 +16,17 @@ const LOCK: &str = "lock";
 const META: &str = "meta.json";
 const RULES: &str = "rules";
 const PREFIX: &str = "g";
-/// A socket's path has at most 107 bytes; in a group's directory it takes `/gNNNNNNN/worker.sock`.
-const ROOT_MAX: usize = 107 - 24;
+/// The directory in it of the mem_groups.
+const MEM: &str = "mem";
+/// A socket's path has at most 107 bytes; in a group's directory it takes `/mem/gNNNNNNN/worker.sock`.
+const ROOT_MAX: usize = 107 - 28;
 
 /// The directory of all groups of one daemon, locked for as long as the value lives.
 #[derive(Debug)]
 pub struct StateRoot {
     path: PathBuf,
     next: AtomicU64,
-    _lock: Flock<File>,
+    _lock: Option<Flock<File>>,
 }
 
 impl StateRoot {
@@ -53,8 +55,24 @@ impl StateRoot {
             Errno::EWOULDBLOCK => io::Error::new(io::ErrorKind::WouldBlock, "another daemon uses it"),
             e => e.into(),
         })?;
+        Ok(Self::at(path, Some(lock)))
+    }
+
+    /// Makes or opens the directory of the mem_groups in it, which is ours for as long as this one is.
+    ///
+    /// # Errors
+    /// Those of `mkdir`.
+    pub fn mem(&self) -> io::Result<Self> {
+        let path = self.path.join(MEM);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+            _ => Ok(Self::at(path, None)),
+        }
+    }
+
+    fn at(path: PathBuf, lock: Option<Flock<File>>) -> Self {
         let last = group_dirs(&path).iter().filter_map(|dir| number_of(dir)).max().unwrap_or(0);
-        Ok(Self { path, next: AtomicU64::new(last + 1), _lock: lock })
+        Self { path, next: AtomicU64::new(last + 1), _lock: lock }
     }
 
     /// Gives its path.

@@ -18,7 +18,7 @@ pub mod values;
 use std::ffi::OsStr;
 
 pub use inode::Inode;
-pub use room::{Attr, Entry, Kind, Opened, Room, Stream};
+pub use room::{Attr, Entry, Kind, Opened, Room, Stream, TTL, Urgency, Watched};
 
 use crate::errno::{Refusal, Why};
 use crate::groups::Caller;
@@ -26,12 +26,21 @@ use crate::groups::Caller;
 /// All rooms, by number. Room 0 holds the top directory.
 pub struct Tree {
     rooms: Vec<Box<dyn Room>>,
+    /// Rooms whose numbers do not follow on.
+    others: Vec<(usize, Box<dyn Room>)>,
 }
 
 impl Tree {
     /// Makes a tree of rooms, numbered as they come.
     pub fn new(rooms: Vec<Box<dyn Room>>) -> Self {
-        Self { rooms }
+        Self { rooms, others: Vec::new() }
+    }
+
+    /// Adds a room with that number.
+    #[must_use]
+    pub fn with(mut self, number: usize, room: Box<dyn Room>) -> Self {
+        self.others.push((number, room));
+        self
     }
 
     /// Finds the room of an inode.
@@ -39,8 +48,10 @@ impl Tree {
     /// # Errors
     /// ENOENT.
     pub fn room(&self, inode: Inode) -> Result<&dyn Room, Refusal> {
+        let other = || self.others.iter().find(|(number, _)| *number == inode.room()).map(|(_, room)| room);
         self.rooms
             .get(inode.room())
+            .or_else(other)
             .map(|room| &**room)
             .ok_or_else(|| Refusal::new(Why::Missing, "no such entry"))
     }
@@ -57,6 +68,9 @@ impl Tree {
         is_exchange: bool,
     ) -> Result<(), Refusal> {
         if from.0.room() != to.0.room() {
+            if let Some(why) = self.room(from.0)?.apart().or(self.room(to.0)?.apart()) {
+                return Err(why);
+            }
             return Err(Refusal::new(Why::NotAllowed, "entries do not move between the parts of the tree"));
         }
         if from.1 != to.1 || is_exchange {

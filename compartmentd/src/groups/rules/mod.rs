@@ -7,6 +7,7 @@ mod connector;
 mod sys;
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 
 use parking_lot::Mutex;
 
@@ -15,12 +16,17 @@ pub use connector::Connector;
 use super::caller::Caller;
 use super::controller::Controller;
 use super::group::GroupId;
+use super::host::Process;
+use super::kind::Kind;
 use crate::errno::{Refusal, Why};
+use crate::pools::Pools;
 use crate::tree::values::{Rule, parse_rules};
 
 /// The rules of the tree.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rules {
+    controller: Arc<Controller>,
+    pools: Arc<Pools>,
     inside: Mutex<Inside>,
 }
 
@@ -33,6 +39,11 @@ struct Inside {
 }
 
 impl Rules {
+    /// Makes an empty set of rules over both kinds of groups.
+    pub fn new(controller: &Arc<Controller>, pools: &Arc<Pools>) -> Self {
+        Self { controller: controller.clone(), pools: pools.clone(), inside: Mutex::default() }
+    }
+
     /// Gives the text as it was written.
     pub fn text(&self) -> String {
         self.inside.lock().text.clone()
@@ -42,12 +53,7 @@ impl Rules {
     ///
     /// # Errors
     /// EPERM for anybody but root, EINVAL, EOPNOTSUPP, and the kernel's if it tells us of no programs.
-    pub fn replace(
-        self: &Arc<Self>,
-        controller: &Arc<Controller>,
-        caller: &Caller,
-        bytes: &[u8],
-    ) -> Result<(), Refusal> {
+    pub fn replace(self: &Arc<Self>, caller: &Caller, bytes: &[u8]) -> Result<(), Refusal> {
         if !caller.is_root() {
             return Err(Refusal::new(Why::NotAllowed, "only root makes rules"));
         }
@@ -59,15 +65,15 @@ impl Rules {
         let mut inside = self.inside.lock();
         let mut started = None;
         if !rules.is_empty() && inside.watch.is_none() {
-            let (this, controller) = (Arc::downgrade(self), controller.clone());
+            let (this, later) = (Arc::downgrade(self), self.placing_later()?);
             let on_exec = move |pid| {
                 if let Some(rules) = this.upgrade() {
-                    rules.apply(&controller, pid);
+                    rules.apply(pid, &later);
                 }
             };
             started = Some(Connector::start(on_exec)?);
         }
-        controller.state().save_rules(&text)?;
+        self.controller.state().save_rules(&text)?;
         inside.watch = started.or_else(|| inside.watch.take());
         if rules.is_empty() {
             inside.watch = None;
@@ -78,30 +84,52 @@ impl Rules {
     }
 
     /// Takes over the rules of an earlier daemon.
-    pub fn restore(self: &Arc<Self>, controller: &Arc<Controller>) {
-        let text = controller.state().load_rules();
+    pub fn restore(self: &Arc<Self>) {
+        let text = self.controller.state().load_rules();
         if !text.is_empty()
-            && let Err(error) = self.replace(controller, &Caller::DAEMON, text.as_bytes())
+            && let Err(error) = self.replace(&Caller::DAEMON, text.as_bytes())
         {
             tracing::warn!(%error, "the rules of an earlier daemon are not in force");
         }
     }
 
-    /// Puts a process that has just executed a program where its rule says.
-    pub fn apply(&self, controller: &Arc<Controller>, pid: i32) {
+    /// Starts the thread that puts processes into mem_groups, which may take a while: what else is executed meanwhile must not be missed. It ends
+    /// when nobody can tell it more.
+    fn placing_later(&self) -> Result<Sender<(String, Process)>, Refusal> {
+        let (tx, rx) = channel::<(String, Process)>();
+        let pools = self.pools.clone();
+        let place = move || rx.into_iter().for_each(|(name, process)| put(&pools, &name, &process));
+        std::thread::Builder::new().name("mem-rules".into()).spawn(place)?;
+        Ok(tx)
+    }
+
+    /// Puts a process that has just executed a program where its rule says; into a mem_group, by `later`.
+    fn apply(&self, pid: i32, later: &Sender<(String, Process)>) {
         let rules = self.inside.lock().rules.clone();
-        let Some(creds) = controller.host().creds(pid) else { return };
+        let Some(process) = self.controller.host().process(pid) else { return };
+        let Some(creds) = self.controller.host().creds(pid) else { return };
         let Ok(exe) = std::fs::read_link(format!("/proc/{pid}/exe")) else { return };
         let Some(rule) = rules.iter().find(|rule| rule.is_about(creds.ruid, &exe)) else { return };
-        let Some(group) = controller.group_named(&rule.sched) else {
-            tracing::debug!(group = rule.sched, pid, "a rule names a group that is not there");
-            return;
-        };
-        if controller.locate(pid).is_none_or(|(_, at)| at != GroupId::HOST) {
-            return;
+        if let Some(name) = &rule.sched {
+            put(&self.controller, name, &process);
         }
-        if let Err(error) = controller.place(pid, group.id) {
-            tracing::debug!(group = rule.sched, pid, %error, "a rule could not be carried out");
+        if let Some(name) = &rule.mem {
+            let _ = later.send((name.clone(), process));
         }
+    }
+}
+
+fn put<K: Kind>(controller: &Arc<Controller<K>>, name: &str, process: &Process) {
+    let pid = process.pid;
+    let Some(group) = controller.group_named(name) else {
+        tracing::debug!(group = name, pid, "a rule names a group that is not there");
+        return;
+    };
+    let is_free = |(now, at): (Process, GroupId)| now.start_time == process.start_time && at == GroupId::HOST;
+    if !controller.locate(pid).is_some_and(is_free) {
+        return;
+    }
+    if let Err(error) = controller.place(pid, group.id) {
+        tracing::debug!(group = name, pid, %error, "a rule could not be carried out");
     }
 }

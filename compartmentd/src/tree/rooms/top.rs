@@ -76,7 +76,7 @@ impl Room for Top {
         if dir != ROOT {
             return missing();
         }
-        Ok(self.entries().map(|(name, inode, kind)| Entry { name: name.into(), inode, kind }).collect())
+        Ok(self.entries().map(|(name, inode, kind)| Entry::new(name, inode, kind)).collect())
     }
 
     fn open(&self, file: u64, caller: &Caller) -> Result<Opened, Refusal> {
@@ -97,8 +97,12 @@ impl Room for Top {
 
     fn write(&self, file: u64, caller: &Caller, value: &[u8]) -> Result<(), Refusal> {
         match file {
-            RULES => self.rules.replace(&self.controller, caller, value),
+            RULES => self.rules.replace(caller, value),
             _ => Err(Refusal::new(Why::NotAllowed, "this file cannot be written")),
         }
+    }
+
+    fn is_emptied_by_cutting(&self, file: u64) -> bool {
+        file == RULES
     }
 }

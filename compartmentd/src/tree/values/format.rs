@@ -48,7 +48,7 @@ pub const fn state_word(state: TaskState) -> &'static str {
     }
 }
 
-fn keyed<const N: usize>(pairs: [(&str, u64); N]) -> String {
+pub(super) fn keyed<const N: usize>(pairs: [(&str, u64); N]) -> String {
     pairs.iter().fold(String::new(), |mut out, (key, value)| {
         let _ = writeln!(out, "{key} {value}");
         out
@@ -68,18 +68,21 @@ pub fn format_cpu_stat(stat: &GroupStat) -> String {
 }
 
 /// Formats `cpu.promise`: what the group was to have over the last 10 s and what it had, and how far off that is. `overhead_pct` is the
-/// worker's CPU time over that time, in percent of one CPU.
-pub fn format_promise(stat: &GroupStat) -> String {
+/// worker's CPU time over that time, in percent of one CPU. `got_ns` is the kernel's account as the daemon has read it, the worker's own comes
+/// last; it stands in where the daemon has not looked for so long.
+pub fn format_promise(stat: &GroupStat, got_ns: Option<u64>) -> String {
+    let got_ns = got_ns.unwrap_or(stat.got_ns);
     let percent = |part: f64, whole: u64| if whole == 0 { 0.0 } else { 100.0 * part / whole as f64 };
-    let error = percent(stat.got_ns as f64 - stat.asked_ns as f64, stat.asked_ns);
+    let error = percent(got_ns as f64 - stat.asked_ns as f64, stat.asked_ns);
     let overhead = percent(stat.overhead_ns as f64, stat.window_ns);
     format!(
-        "asked {}\ngot {}\nerror_pct {error:.2}\nworst_window_usec {}\nlongest_park_usec {}\noverhead_pct {overhead:.2}\nexcess_runnable_usec {}\n",
+        "asked {}\ngot {}\nerror_pct {error:.2}\nworst_window_usec {}\nlongest_park_usec {}\noverhead_pct {overhead:.2}\nexcess_runnable_usec {}\nworker_got {}\n",
         stat.asked_ns / US,
-        stat.got_ns / US,
+        got_ns / US,
         stat.worst_window_ns / US,
         stat.longest_park_ns / US,
         stat.excess_ns / US,
+        stat.got_ns / US,
     )
 }
 
@@ -129,7 +132,7 @@ mod tests {
 
     #[test]
     fn promise_of_a_new_group_has_no_error() {
-        let text = format_promise(&GroupStat::default());
+        let text = format_promise(&GroupStat::default(), None);
 
         assert!(text.contains("error_pct 0.00\n") && text.contains("overhead_pct 0.00\n"), "{text}");
     }
@@ -144,7 +147,10 @@ mod tests {
             ..GroupStat::default()
         };
 
-        assert!(format_promise(&stat).starts_with("asked 2000\ngot 1990\nerror_pct -0.50\n"));
+        assert!(format_promise(&stat, None).starts_with("asked 2000\ngot 1990\nerror_pct -0.50\n"));
+        let text = format_promise(&stat, Some(1_800_000));
+        assert!(text.starts_with("asked 2000\ngot 1800\nerror_pct -10.00\n"), "{text}");
+        assert!(text.ends_with("worker_got 1990\n"), "{text}");
     }
 
     #[test]

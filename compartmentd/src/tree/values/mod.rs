@@ -4,9 +4,11 @@
 //! formatter gives, the parser of the same file takes back.
 
 mod format;
+mod mem;
 mod rules;
 
 pub use format::*;
+pub use mem::*;
 pub use rules::{RULES_MAX, Rule, Who, parse_rules};
 
 use guest_sched::host::proto::{CpuMax, GuestClass};
@@ -33,8 +35,13 @@ fn malformed<T>(what: impl Into<String>) -> Result<T, Refusal> {
 /// # Errors
 /// EINVAL.
 pub fn parse_text(bytes: &[u8]) -> Result<&str, Refusal> {
-    if bytes.len() > VALUE_MAX {
-        return malformed(format!("a value has at most {VALUE_MAX} bytes"));
+    parse_line(bytes, VALUE_MAX)
+}
+
+/// As [`parse_text`], with another longest value.
+fn parse_line(bytes: &[u8], max: usize) -> Result<&str, Refusal> {
+    if bytes.len() > max {
+        return malformed(format!("a value has at most {max} bytes"));
     }
     match std::str::from_utf8(bytes).map(|text| text.trim_matches([' ', '\t', '\n'])) {
         Ok("") => malformed("the value is empty"),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::malformed;
-use crate::errno::{Refusal, Why};
+use crate::errno::Refusal;
 use crate::tree::names::parse_group_name;
 
 /// The longest text of all rules, in bytes.
@@ -24,7 +24,9 @@ pub struct Rule {
     /// Whom it is about.
     pub who: Vec<Who>,
     /// The name of a sched_group.
-    pub sched: String,
+    pub sched: Option<String>,
+    /// The name of a mem_group.
+    pub mem: Option<String>,
 }
 
 impl Rule {
@@ -40,7 +42,7 @@ impl Rule {
 /// Parses all rules: one per line, empty lines and lines that begin with `#` left out.
 ///
 /// # Errors
-/// EINVAL with the line's number; EOPNOTSUPP for `mem=`, which is not there yet.
+/// EINVAL with the line's number.
 pub fn parse_rules(bytes: &[u8]) -> Result<Vec<Rule>, Refusal> {
     if bytes.len() > RULES_MAX {
         return malformed(format!("rules have at most {RULES_MAX} bytes"));
@@ -59,22 +61,24 @@ pub fn parse_rules(bytes: &[u8]) -> Result<Vec<Rule>, Refusal> {
 }
 
 fn parse_rule(line: &str) -> Result<Rule, Refusal> {
-    let (mut who, mut sched) = (Vec::new(), None);
+    let (mut who, mut sched, mut mem) = (Vec::new(), None, None);
     for word in line.split_whitespace() {
         match word.split_once('=') {
             Some(("user", user)) => who.push(Who::User(parse_user(user)?)),
             Some(("exe", path)) if path.starts_with('/') => who.push(Who::Exe(path.into())),
             Some(("exe", _)) => return malformed("exe= takes an absolute path"),
             Some(("sched", name)) if sched.is_none() => sched = Some(parse_target(name)?),
-            Some(("mem", _)) => return Err(Refusal::new(Why::Unsupported, "there are no mem_groups yet")),
-            _ => return malformed(format!("{word:?} is none of user= exe= sched=")),
+            Some(("mem", name)) if mem.is_none() => mem = Some(parse_target(name)?),
+            _ => return malformed(format!("{word:?} is none of user= exe= sched= mem=")),
         }
     }
-    match sched {
-        Some(sched) if !who.is_empty() => Ok(Rule { who, sched }),
-        Some(_) => malformed("user= or exe= is missing"),
-        None => malformed("sched= is missing"),
+    if who.is_empty() {
+        return malformed("user= or exe= is missing");
     }
+    if sched.is_none() && mem.is_none() {
+        return malformed("sched= or mem= is missing");
+    }
+    Ok(Rule { who, sched, mem })
 }
 
 /// A group made by reading is named by digits, which a rule may name too.
@@ -108,7 +112,10 @@ mod tests {
         assert_eq!(rules.len(), 2);
         assert!(rules[0].is_about(1000, Path::new("/x")) && !rules[0].is_about(1001, Path::new("/x")));
         assert!(rules[1].is_about(5, Path::new("/usr/bin/make")));
-        assert_eq!(rules[1].sched, "builds");
+        assert_eq!((rules[1].sched.as_deref(), rules[1].mem.as_deref()), (Some("builds"), None));
+        let both = parse_rules(b"user=0 sched=a mem=b\nuser=0 mem=12").expect("rules");
+        assert_eq!((both[0].sched.as_deref(), both[0].mem.as_deref()), (Some("a"), Some("b")));
+        assert_eq!((both[1].sched.as_deref(), both[1].mem.as_deref()), (None, Some("12")));
         assert_eq!(parse_rules(b"user=root sched=r").map(|r| r[0].who.clone()), Ok(vec![Who::User(0)]));
         assert_eq!(parse_rules(b"\n"), Ok(vec![]));
     }
@@ -122,12 +129,13 @@ mod tests {
             "exe=make sched=x",
             "user=1 sched=a\tb c",
             "user=1 sched=a sched=b",
+            "user=1 mem=a mem=b",
+            "user=1 mem=a/b",
             "x",
         ] {
             let e = parse_rules(format!("user=1 sched=a\n{bad}").as_bytes()).expect_err(bad);
             assert_eq!(e.errno(), libc::EINVAL);
             assert!(e.reason.contains("line 2"), "{e}");
         }
-        assert_eq!(parse_rules(b"user=1 mem=x").map_err(|e| e.errno()), Err(libc::EOPNOTSUPP));
     }
 }

@@ -10,7 +10,7 @@ use crate::tree::values::{
     parse_scheduler, parse_slice, parse_vcpus,
 };
 
-pub(super) fn read(group: &Group, file: GroupFile) -> Result<String, Refusal> {
+pub(super) fn read(controller: &Controller, group: &Group, file: GroupFile) -> Result<String, Refusal> {
     let config = group.config();
     Ok(match file {
         GroupFile::Scheduler => format_line(config.policy),
@@ -24,7 +24,10 @@ pub(super) fn read(group: &Group, file: GroupFile) -> Result<String, Refusal> {
         GroupFile::Nice => format_line(config.nice),
         GroupFile::CpuMax => format_cpu_max(config.cpu_max),
         GroupFile::CpuStat => format_cpu_stat(&group.view()?.stat),
-        GroupFile::CpuPromise => format_promise(&group.view()?.stat),
+        GroupFile::CpuPromise => {
+            let stat = group.view()?.stat;
+            format_promise(&stat, controller.used_ns(group, stat.window_ns))
+        }
         GroupFile::Mode => {
             let mode = unpack_mode(group.driver()?.stat().mode);
             let undecided = || Refusal::new(Why::Busy, "the worker has not chosen its parts yet");

@@ -2,9 +2,10 @@
 
 use host_sys::Pidfd;
 
-use super::{TaskFile, TaskKey};
+use super::TaskFile;
 use crate::errno::{Refusal, Why, no_process};
 use crate::groups::{Caller, Controller, GroupId, Process, TaskView, host_view};
+use crate::tree::rooms::groups::TaskKey;
 use crate::tree::values::{
     format_class, format_line, format_sched, format_task_stat, parse_class, parse_nice, parse_signal,
     state_word,

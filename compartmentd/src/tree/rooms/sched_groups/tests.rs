@@ -2,10 +2,13 @@
 
 use std::ffi::OsStr;
 
-use super::{GroupFile, Node, SchedGroups, TaskFile, inode};
+use super::{GroupFile, SchedFiles, SchedGroups, TaskFile};
 use crate::groups::tests::World;
 use crate::groups::{Caller, GroupId};
 use crate::tree::room::{Kind, Room};
+use crate::tree::rooms::groups::{Files, inode};
+
+type Node = crate::tree::rooms::groups::Node<GroupFile, TaskFile>;
 
 const ROOT: Caller = Caller::DAEMON;
 
@@ -26,7 +29,7 @@ fn every_entry_listed_is_found_with_the_same_number() {
     world.host.add(10, 1000);
     world.host.add(11, 1000);
     world.put(10, &group).expect("moved");
-    let room = SchedGroups::new(world.controller.clone());
+    let room = SchedGroups::new(world.controller.clone(), SchedFiles);
 
     for dir in ["0", "web", "web/10", "0/11"].map(|path| find(&room, path).expect(path)) {
         for entry in room.list(dir).expect("a directory") {
@@ -49,7 +52,7 @@ fn entry_keeps_its_number_when_moved() {
     let world = World::new();
     let group = world.group(&ROOT, "web");
     world.host.add(10, 1000);
-    let room = SchedGroups::new(world.controller.clone());
+    let room = SchedGroups::new(world.controller.clone(), SchedFiles);
     let before = find(&room, "0/10");
 
     room.rename(&ROOT, Node::Group(GroupId::HOST).encode(), Node::Group(group.id).encode(), OsStr::new("10"))
@@ -65,7 +68,7 @@ fn owners_and_modes_are_those_of_the_documentation() {
     let alice = Caller { tid: 0, uid: 1000, gid: 1000 };
     let group = world.group(&alice, "alices");
     world.host.add(10, 1000);
-    let room = SchedGroups::new(world.controller.clone());
+    let room = SchedGroups::new(world.controller.clone(), SchedFiles);
     let stat = |path: &str| room.stat(find(&room, path).expect(path)).expect(path);
 
     assert_eq!((stat("0").mode, stat("0").uid), (0o1777, 0));
@@ -89,7 +92,7 @@ fn what_is_read_can_be_written_back() {
     let group = world.group(&ROOT, "web");
     world.host.add(10, 0);
     world.put(10, &group).expect("moved");
-    let room = SchedGroups::new(world.controller.clone());
+    let room = SchedGroups::new(world.controller.clone(), SchedFiles);
     let files = ["scheduler", "slice_usec", "vcpus", "nice", "cpu.max", "10/nice", "10/policy"];
 
     for file in files {
@@ -102,5 +105,5 @@ fn what_is_read_can_be_written_back() {
         let node = find(&room, &format!("web/{file}")).expect(file);
         assert_eq!(room.write(node, &ROOT, b"1").map_err(|e| e.errno()), Err(libc::EPERM), "{file}");
     }
-    assert_eq!(inode(Node::Group(group.id)).local(), find(&room, "web").expect("a group"));
+    assert_eq!(inode::<SchedFiles>(Node::Group(group.id)).local(), find(&room, "web").expect("a group"));
 }

@@ -1,74 +1,76 @@
-//! `schedulers/`: a file per policy, whose readers make and hold groups.
+//! `schedulers/` and `memories/`: a file per guest, whose readers make and hold groups.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use guest_sched::POLICIES;
 use parking_lot::Mutex;
 
-use super::SCHEDULERS;
 use crate::errno::{Refusal, Why};
-use crate::groups::{Caller, Controller, GroupId};
+use crate::groups::{Caller, Controller, GroupId, Kind};
 use crate::tree::Inode;
-use crate::tree::room::{Attr, Entry, Kind, Opened, Room, Stream};
+use crate::tree::room::{Attr, Entry, Kind as EntryKind, Opened, Room, Stream};
 
 const DIR: u64 = 0;
 
-pub(super) struct Schedulers {
-    controller: Arc<Controller>,
+pub(super) struct Holds<K: Kind> {
+    room: usize,
+    name: &'static str,
+    controller: Arc<Controller<K>>,
 }
 
-impl Schedulers {
-    pub(super) fn new(controller: Arc<Controller>) -> Self {
-        Self { controller }
+impl<K: Kind> Holds<K> {
+    /// Makes the room with this number and name.
+    pub(super) fn new(room: usize, name: &'static str, controller: Arc<Controller<K>>) -> Self {
+        Self { room, name, controller }
     }
 }
 
-fn policy(file: u64) -> Result<&'static str, Refusal> {
+fn guest<K: Kind>(file: u64) -> Result<&'static str, Refusal> {
     let index = usize::try_from(file).ok().and_then(|n| n.checked_sub(1));
-    let name = index.and_then(|i| POLICIES.get(i));
-    name.copied().ok_or_else(|| Refusal::new(Why::Missing, "there is no such policy"))
+    index.and_then(|i| K::GUESTS.get(i)).copied().map_or_else(missing::<K, _>, Ok)
 }
 
-impl Room for Schedulers {
+fn missing<K: Kind, T>() -> Result<T, Refusal> {
+    Err(Refusal::new(Why::Missing, format!("there is no such {}", K::GUEST_KEY)))
+}
+
+impl<K: Kind> Room for Holds<K> {
     fn stat(&self, node: u64) -> Result<Attr, Refusal> {
-        if node == DIR { Ok(Attr::dir(0o755)) } else { policy(node).map(|_| Attr::file(0o444)) }
+        if node == DIR { Ok(Attr::dir(0o755)) } else { guest::<K>(node).map(|_| Attr::file(0o444)) }
     }
 
     fn path(&self, node: u64) -> String {
-        policy(node).map_or_else(|_| "schedulers".into(), |name| format!("schedulers/{name}"))
+        guest::<K>(node).map_or_else(|_| self.name.into(), |name| format!("{}/{name}", self.name))
     }
 
     fn lookup(&self, dir: u64, name: &OsStr) -> Result<Inode, Refusal> {
-        match POLICIES.iter().position(|policy| dir == DIR && name == *policy) {
-            Some(i) => Ok(Inode::new(SCHEDULERS, i as u64 + 1)),
-            None => Err(Refusal::new(Why::Missing, "there is no such policy")),
+        match K::GUESTS.iter().position(|guest| dir == DIR && name == *guest) {
+            Some(i) => Ok(Inode::new(self.room, i as u64 + 1)),
+            None => missing::<K, _>(),
         }
     }
 
     fn list(&self, _dir: u64) -> Result<Vec<Entry>, Refusal> {
-        let entry = |(i, name): (usize, &&str)| Entry {
-            name: (*name).to_owned(),
-            inode: Inode::new(SCHEDULERS, i as u64 + 1),
-            kind: Kind::File,
+        let entry = |(i, name): (usize, &&str)| {
+            Entry::new(*name, Inode::new(self.room, i as u64 + 1), EntryKind::File)
         };
-        Ok(POLICIES.iter().enumerate().map(entry).collect())
+        Ok(K::GUESTS.iter().enumerate().map(entry).collect())
     }
 
     fn open(&self, file: u64, _caller: &Caller) -> Result<Opened, Refusal> {
-        let policy = policy(file)?;
+        let guest = guest::<K>(file)?;
         Ok(Opened::Stream(Arc::new(Hold {
             controller: self.controller.clone(),
-            policy,
+            guest,
             state: Mutex::default(),
         })))
     }
 }
 
-/// An open file of a policy. The group is made by the first *read*, not by the opening: `find` and the like open and do not read.
-struct Hold {
-    controller: Arc<Controller>,
-    policy: &'static str,
+/// An open file of a guest. The group is made by the first *read*, not by the opening: `find` and the like open and do not read.
+struct Hold<K: Kind> {
+    controller: Arc<Controller<K>>,
+    guest: &'static str,
     state: Mutex<HoldState>,
 }
 
@@ -85,12 +87,12 @@ enum HoldState {
     Closed,
 }
 
-impl Stream for Hold {
+impl<K: Kind> Stream for Hold<K> {
     fn read(&self, caller: &Caller, max: usize) -> Result<Option<Vec<u8>>, Refusal> {
         let mut state = self.state.lock();
         if matches!(*state, HoldState::Fresh) {
-            let group = self.controller.create_held(caller, self.policy)?;
-            let line = format!("Created sched_group {} ('{}')\n", group.name, self.policy).into_bytes();
+            let group = self.controller.create_held(caller, self.guest)?;
+            let line = format!("Created {} {} ('{}')\n", K::NOUN, group.name, self.guest).into_bytes();
             *state = HoldState::Held { group: group.id, line };
         }
         match &mut *state {

@@ -1,20 +1,20 @@
-//! The entries of `sched-groups/` and their numbers.
+//! The entries of a room of groups and their numbers.
 
 use crate::groups::{GroupId, Process};
 
 /// An entry of this room.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Node {
-    /// `sched-groups`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Node<G, T> {
+    /// The room's directory.
     Groups,
-    /// `sched-groups/ID`.
+    /// `ID`.
     Group(GroupId),
-    /// `sched-groups/ID/FILE`.
-    GroupFile(GroupId, GroupFile),
-    /// `sched-groups/ID/PID`. The group is not part of it: an entry keeps its number when it is moved.
+    /// `ID/FILE`.
+    GroupFile(GroupId, G),
+    /// `ID/PID`. The group is not part of it: an entry keeps its number when it is moved.
     Task(TaskKey),
-    /// `sched-groups/ID/PID/FILE`.
-    TaskFile(TaskKey, TaskFile),
+    /// `ID/PID/FILE`.
+    TaskFile(TaskKey, T),
 }
 
 /// A process, told apart from earlier and later ones with its number by when it started.
@@ -44,84 +44,56 @@ impl TaskKey {
     }
 }
 
+/// The files of a group or of a process.
+pub trait Files: Copy + PartialEq + std::fmt::Debug + Send + Sync + 'static {
+    /// All of them, in the order of the documentation, which is part of the inode numbers: at most 16.
+    const ALL: &'static [Self];
+
+    /// Gives the file's name.
+    fn name(self) -> &'static str;
+
+    /// Gives its permission bits.
+    fn mode(self) -> u16;
+
+    /// Gives its place in [`Files::ALL`].
+    fn index(self) -> u64;
+}
+
+/// Makes an enum of files.
 macro_rules! files {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $file:literal, $mode:literal;)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
-        impl $name {
-            /// All of them, in the order of the documentation.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+        impl $crate::tree::rooms::groups::Files for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// Gives the file's name.
-            pub const fn name(self) -> &'static str {
+            fn name(self) -> &'static str {
                 match self { $(Self::$variant => $file),+ }
             }
 
-            /// Gives its permission bits.
-            pub const fn mode(self) -> u16 {
+            fn mode(self) -> u16 {
                 match self { $(Self::$variant => $mode),+ }
+            }
+
+            fn index(self) -> u64 {
+                self as u64
             }
         }
     };
 }
+pub(crate) use files;
 
-files! {
-    /// A file of a group. The order is part of the inode numbers, of at most 16.
-    GroupFile {
-        /// The policy.
-        Scheduler = "scheduler", 0o644;
-        /// The PID that stands for the group.
-        Representative = "representative", 0o444;
-        /// The slice.
-        SliceUsec = "slice_usec", 0o644;
-        /// How many members may be runnable at once.
-        Vcpus = "vcpus", 0o644;
-        /// The weight on the host.
-        Nice = "nice", 0o644;
-        /// The cap.
-        CpuMax = "cpu.max", 0o644;
-        /// Counters.
-        CpuStat = "cpu.stat", 0o444;
-        /// What was promised, and kept.
-        CpuPromise = "cpu.promise", 0o444;
-        /// The driver's parts.
-        Mode = "mode", 0o444;
-    }
-}
-
-files! {
-    /// A file of a process. The order is part of the inode numbers, of at most 16.
-    TaskFile {
-        /// As in `/proc`.
-        Comm = "comm", 0o444;
-        /// As in `/proc`.
-        Cmdline = "cmdline", 0o444;
-        /// Guest nice; in group 0 the host's.
-        Nice = "nice", 0o644;
-        /// Guest class; in group 0 the host's.
-        Policy = "policy", 0o644;
-        /// Where it stands.
-        State = "state", 0o444;
-        /// What its policy knows of it.
-        Sched = "sched", 0o444;
-        /// Counters.
-        Stat = "stat", 0o444;
-        /// Sends a signal. Writable by all: who may is for `kill(2)`'s rule, not for modes.
-        Signal = "signal", 0o222;
-    }
-}
-
-impl Node {
+impl<G: Files, T: Files> Node<G, T> {
     /// Gives its number, 60 bits.
-    pub const fn encode(self) -> u64 {
+    pub fn encode(self) -> u64 {
         let (kind, attr, low) = match self {
             Self::Groups => (0, 0, u64::MAX >> (64 - ATTR_SHIFT)),
-            Self::Group(id) => (0, 0, id.0 as u64),
-            Self::GroupFile(id, file) => (1, file as u64, id.0 as u64),
+            Self::Group(id) => (0, 0, u64::from(id.0)),
+            Self::GroupFile(id, file) => (1, file.index(), u64::from(id.0)),
             Self::Task(key) => (2, 0, key.pid as u64 | (key.start as u64) << PID_BITS),
-            Self::TaskFile(key, file) => (3, file as u64, key.pid as u64 | (key.start as u64) << PID_BITS),
+            Self::TaskFile(key, file) => (3, file.index(), key.pid as u64 | (key.start as u64) << PID_BITS),
         };
         kind << KIND_SHIFT | attr << ATTR_SHIFT | low
     }
@@ -134,9 +106,9 @@ impl Node {
         match (kind, attr) {
             (0, 0) if number == Self::Groups.encode() => Some(Self::Groups),
             (0, 0) => Some(Self::Group(GroupId(u32::try_from(low).ok()?))),
-            (1, _) => Some(Self::GroupFile(GroupId(u32::try_from(low).ok()?), *GroupFile::ALL.get(attr)?)),
+            (1, _) => Some(Self::GroupFile(GroupId(u32::try_from(low).ok()?), *G::ALL.get(attr)?)),
             (2, 0) => Some(Self::Task(key)),
-            (3, _) => Some(Self::TaskFile(key, *TaskFile::ALL.get(attr)?)),
+            (3, _) => Some(Self::TaskFile(key, *T::ALL.get(attr)?)),
             _ => None,
         }
     }
@@ -147,6 +119,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tree::rooms::sched_groups::{GroupFile, TaskFile};
+
+    type Node = super::Node<GroupFile, TaskFile>;
 
     fn process(pid: i32, start_time: u64) -> Process {
         Process { pid, start_time, ppid: 1, is_kernel_thread: false }
