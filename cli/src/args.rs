@@ -9,16 +9,20 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::exit::{CliError, Exit};
 use crate::tree::{Tree, TreeError};
-use crate::verbs::{completions, create, demo, doctor, kill, man, mv, ps, recover, rm, run, set, show, top};
+use crate::verbs::task::TaskArgs;
+use crate::verbs::uml::UmlArgs;
+use crate::verbs::{
+    completions, create, demo, doctor, enter, kill, man, mv, ps, recover, rm, run, set, show, top,
+};
 
 const AFTER_HELP: &str = "\
 Everything a verb does can be done by cat, echo, mkdir and mv in the control tree.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon unreachable, 4 not permitted; `run` passes on its command's.";
+Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon unreachable, 4 not permitted; `run` and `enter` pass on their command's.";
 
 /// The grammar.
 #[derive(Debug, Parser)]
-#[command(name = "compartment", version, about = "Confine ordinary processes with a guest scheduler", after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(name = "compartment", version, about = "Confine ordinary processes with a guest scheduler and a guest virtual memory", after_help = AFTER_HELP, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     context: Context,
@@ -63,6 +67,12 @@ enum Verb {
     Top(top::TopArgs),
     /// Send a signal to processes or guest tasks
     Kill(kill::KillArgs),
+    /// Start a shell in which ps, top, kill and the like see guest tasks
+    Enter(enter::EnterArgs),
+    /// Show things that are no processes of this host as tasks
+    Task(TaskArgs),
+    /// Show the processes of a user-mode-linux instance as tasks
+    Uml(UmlArgs),
     /// Remove a group
     Rm(rm::RmArgs),
     /// Resume what dead daemons left parked; needs no daemon
@@ -114,6 +124,9 @@ fn dispatch(cli: Cli, out: &mut dyn io::Write) -> Result<ExitCode, CliError> {
         Verb::Ps(args) => args.run(context, out).map(done),
         Verb::Top(args) => args.run(context, out).map(done),
         Verb::Kill(args) => args.run(context).map(done),
+        Verb::Enter(args) => args.run(context),
+        Verb::Task(args) => args.run(context, out),
+        Verb::Uml(args) => args.run(context, out),
         Verb::Rm(args) => args.run(context).map(done),
         Verb::Recover(args) => args.run(out).map(done),
         Verb::Completions(args) => args.run(out).map(done),

@@ -244,7 +244,8 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
 }
 
 fn detach(tree: &Path) -> io::Result<()> {
-    match umount2(tree, MntFlags::MNT_DETACH) {
+    // Nobody serves it: whoever still waits for an answer waits in vain.
+    match umount2(tree, MntFlags::MNT_DETACH | MntFlags::MNT_FORCE) {
         Ok(()) => Ok(()),
         Err(Errno::EPERM) => {
             let done =

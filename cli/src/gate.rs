@@ -122,15 +122,22 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let [fd, cpu, parent, program, rest @ ..] = args else { return ExitCode::from(ABANDONED) };
     match wait_and_exec(fd, cpu, parent, program, rest) {
         Ok(None) => ExitCode::from(ABANDONED),
-        Ok(Some(e)) => {
-            eprintln!("compartment: cannot run {}: {}", program.display(), crate::exit::describe(&e));
-            ExitCode::from(if e.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE })
-        }
+        Ok(Some(e)) => cannot_run(program, &e),
         Err(e) => {
             eprintln!("compartment: cannot prepare {}: {}", program.display(), crate::exit::describe(&e));
             ExitCode::from(ABANDONED)
         }
     }
+}
+
+/// Becomes a program; gives `sh`'s word for it if that does not work.
+pub(crate) fn become_program(program: &OsStr, args: &[OsString]) -> ExitCode {
+    cannot_run(program, &Command::new(program).args(args).exec())
+}
+
+fn cannot_run(program: &OsStr, error: &io::Error) -> ExitCode {
+    eprintln!("compartment: cannot run {}: {}", program.display(), crate::exit::describe(error));
+    ExitCode::from(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE })
 }
 
 /// Gives why the program could not be executed; `None` if the gate was never opened.

@@ -7,17 +7,22 @@
 //! - `args`: the command line; `verbs`: one file per verb.
 //! - `tree`: the typed client of the control tree.
 //! - `embedded`: a daemon for the time of one verb; `gate`: programs moved before their first instruction.
+//! - `enter`: shells with guest tasks in their `/proc`.
+//! - `uml`: the processes of user-mode-linux instances.
 //! - `exit`: exit codes.
 
 mod args;
 mod embedded;
+mod enter;
 mod exit;
 mod gate;
 mod multicall;
 mod output;
 mod paths;
+mod proxy;
 mod signals;
 mod tree;
+mod uml;
 mod verbs;
 
 pub use args::command;

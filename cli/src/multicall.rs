@@ -9,8 +9,9 @@ use compartmentd::{RecoverError, Recovered};
 use nix::sys::signal::SigSet;
 use nix::unistd::geteuid;
 
+use crate::enter::{place, supervisor};
 use crate::exit::CliError;
-use crate::{args, gate};
+use crate::{args, gate, proxy};
 
 /// What the arguments ask the binary to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,8 +20,14 @@ enum Role {
     Daemon { skip: usize },
     /// The keeper of one group, started by the daemon: `keeper STATE_DIR`.
     Keeper,
+    /// The keeper of one mem_group, started by the daemon: `mem-keeper STATE_DIR`.
+    MemKeeper,
     /// The gate before a program of ours: `exec-gate …`.
     Gate,
+    /// The process beside an entered shell: `enter-supervisor …`.
+    EnterSupervisor,
+    /// Its helper: `enter-refresh …`.
+    EnterRefresh,
     /// The command line.
     Cli,
 }
@@ -29,7 +36,10 @@ fn role(args: &[OsString]) -> Role {
     let name = args.first().and_then(|a| Path::new(a).file_name());
     match args.get(1).and_then(|a| a.to_str()) {
         Some("keeper") if args.len() == 3 => Role::Keeper,
+        Some(guest_mm::uffd::client::KEEPER_ARG) if args.len() == 3 => Role::MemKeeper,
         Some(gate::WORD) => Role::Gate,
+        Some(supervisor::WORD) => Role::EnterSupervisor,
+        Some(place::REFRESH) => Role::EnterRefresh,
         Some("daemon") => Role::Daemon { skip: 2 },
         _ if name == Some(OsStr::new("compartmentd")) => Role::Daemon { skip: 1 },
         _ => Role::Cli,
@@ -39,16 +49,26 @@ fn role(args: &[OsString]) -> Role {
 /// Runs the program that `args` (with the program's name first) ask for.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(task) = proxy::asked(args.len()) {
+        return proxy::main(&task);
+    }
     match role(&args) {
         Role::Keeper => {
             clear_signal_mask();
             keeper_main(Path::new(&args[2]))
+        }
+        Role::MemKeeper => {
+            clear_signal_mask();
+            compartmentd::start_log();
+            guest_mm::uffd::keeper::main(Path::new(&args[2]))
         }
         Role::Daemon { skip } => {
             clear_signal_mask();
             daemon_main(args.into_iter().skip(skip))
         }
         Role::Gate => gate::main(&args[2..]),
+        Role::EnterSupervisor => supervisor::main(&args[2..]),
+        Role::EnterRefresh => place::refresh_main(&args[2..]),
         Role::Cli => args::main(args),
     }
 }
@@ -108,6 +128,7 @@ mod tests {
         assert_eq!(role_of(&["compartment", "daemon", "--embedded"]), Role::Daemon { skip: 2 });
         assert_eq!(role_of(&["/usr/bin/compartmentd", "keeper", "/state"]), Role::Keeper);
         assert_eq!(role_of(&["compartment", "keeper"]), Role::Cli);
+        assert_eq!(role_of(&["/usr/bin/compartmentd", "mem-keeper", "/state"]), Role::MemKeeper);
         assert_eq!(role_of(&["compartment", "exec-gate", "3"]), Role::Gate);
         assert_eq!(role_of(&["compartment", "ps"]), Role::Cli);
         assert_eq!(role_of(&[]), Role::Cli);

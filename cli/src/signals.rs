@@ -1,6 +1,6 @@
 //! Signals as something to wait for, so that every way out of a verb passes its clean-up.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -21,6 +21,12 @@ pub(crate) struct Received {
     pub(crate) signal: Signal,
     /// The terminal sent it, so to the whole foreground process group.
     pub(crate) is_from_terminal: bool,
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 /// Holds the ending signals, the user's two and `SIGCHLD` back for the rest of the process's life; [`Self::wait`] gives them out.
@@ -55,6 +61,35 @@ impl Signals {
             let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
             Some(Received { signal, is_from_terminal: info.ssi_code == libc::SI_KERNEL })
         }))
+    }
+
+    /// Waits for a signal or until `other` can be read.
+    pub(crate) fn wait_or(&self, other: BorrowedFd<'_>) -> Result<Option<Received>, CliError> {
+        let mut fds =
+            [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => self.wait(Duration::ZERO),
+            Err(e) => Err(CliError::nix("wait for a signal")(e)),
+        }
+    }
+
+    /// Waits for input at most that long, and fails as soon as a signal asks to end, or the terminal that it comes from has hung up.
+    ///
+    /// # Errors
+    /// [`CliError::Interrupted`].
+    pub(crate) fn wait_beside(&self, input: BorrowedFd<'_>, at_most: Duration) -> Result<(), CliError> {
+        let timeout = PollTimeout::try_from(at_most).unwrap_or(PollTimeout::MAX);
+        let mut fds =
+            [PollFd::new(input, PollFlags::POLLIN), PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(CliError::nix("wait for input")(e)),
+        }
+        let dead = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+        if fds[0].revents().is_some_and(|events| events.intersects(dead)) {
+            return Err(CliError::Interrupted(Signal::SIGHUP));
+        }
+        self.sleep(Duration::ZERO)
     }
 
     /// Waits that long, and fails as soon as a signal asks to end.

@@ -135,6 +135,10 @@ fn run_waits_for_what_the_command_leaves_behind() {
 #[test]
 fn run_asked_to_end_ends_its_command_and_leaves_nothing() {
     let Some(_turn) = turn() else { return };
+    // What is ignored here (by `nohup`, by a CI) is ignored by what we start.
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        host_sys::process::set_handler(signal, nix::sys::signal::SigHandler::SigDfl).expect("the default");
+    }
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let mut run = Background::start(&["--name", "ended", "--", "sleep", "1000"]);
         let pid = eventually("the member", || members("ended").first().copied());

@@ -23,6 +23,14 @@ pub(crate) enum TreeError {
     /// There is no such group.
     #[error("no group {0}")]
     NoGroup(GroupName),
+    /// The name stands for a group in the other half of the tree only.
+    #[error("{name} has no {part}")]
+    NoPart {
+        /// The name.
+        name: GroupName,
+        /// What it does not have.
+        part: &'static str,
+    },
     /// There is no such process or guest task.
     #[error("no process or guest task {0}")]
     NoTask(i32),
@@ -62,7 +70,7 @@ impl TreeError {
         match self {
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::Io { source, .. } => exit_of(source),
-            Self::NoGroup(_) | Self::NoTask(_) => Exit::Failed,
+            Self::NoGroup(_) | Self::NoPart { .. } | Self::NoTask(_) => Exit::Failed,
         }
     }
 

@@ -1,4 +1,4 @@
-//! One directory of `sched-groups`.
+//! One directory of `sched-groups` or `mem-groups`.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -59,16 +59,36 @@ impl fmt::Display for GroupName {
     }
 }
 
+/// A half of the tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    /// `sched-groups`.
+    Sched,
+    /// `mem-groups`.
+    Mem,
+}
+
+impl Side {
+    /// Gives its directory.
+    pub(crate) const fn dir(self) -> &'static str {
+        match self {
+            Self::Sched => "sched-groups",
+            Self::Mem => "mem-groups",
+        }
+    }
+}
+
 /// A group of a tree; holds no file open.
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
     tree: Tree,
+    side: Side,
     name: GroupName,
 }
 
 impl Group {
-    pub(super) fn new(tree: Tree, name: GroupName) -> Self {
-        Self { tree, name }
+    pub(super) fn new(tree: Tree, side: Side, name: GroupName) -> Self {
+        Self { tree, side, name }
     }
 
     /// Gives its name.
@@ -76,9 +96,14 @@ impl Group {
         &self.name
     }
 
+    /// Gives the half of the tree that it is in.
+    pub(crate) fn side(&self) -> Side {
+        self.side
+    }
+
     /// Gives its directory.
     pub(crate) fn path(&self) -> PathBuf {
-        self.tree.root().join("sched-groups").join(&self.name.0)
+        self.tree.root().join(self.side.dir()).join(&self.name.0)
     }
 
     /// Gives a member's directory.

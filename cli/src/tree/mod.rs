@@ -1,12 +1,14 @@
 //! The client of the control tree: file operations under one directory, with types.
 //!
 //! - [`Tree`]: a mounted tree, found by [`Tree::find`].
-//! - [`Group`]: a directory of `sched-groups`.
+//! - [`Group`]: a directory of `sched-groups` or `mem-groups`.
+//! - [`Compartment`]: the groups of one name.
 //! - [`values`]: what the files hold.
 //! - [`sample`]: groups and members read at one moment, for `ps`, `show` and `top`.
 //!
 //! Nothing here knows a daemon: any directory of this shape will do, which is what the tests use.
 
+mod compartment;
 mod error;
 mod group;
 pub(crate) mod sample;
@@ -16,8 +18,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub(crate) use compartment::Compartment;
 pub(crate) use error::{TreeError, unescape};
-pub(crate) use group::{Group, GroupName};
+pub(crate) use group::{Group, GroupName, Side};
 
 /// The variable that names a mounted tree.
 pub(crate) const MOUNT_VARIABLE: &str = "COMPARTMENTS_MOUNT";
@@ -63,44 +66,40 @@ impl Tree {
         &self.root
     }
 
-    /// Gives the group with that name or number; it need not exist.
-    pub(crate) fn group(&self, name: &GroupName) -> Group {
-        Group::new(self.clone(), name.clone())
+    /// Gives the group of a half of the tree with that name or number; it need not exist.
+    pub(crate) fn group_in(&self, side: Side, name: &GroupName) -> Group {
+        Group::new(self.clone(), side, name.clone())
     }
 
-    /// Gives the group, and fails if there is none.
-    ///
-    /// # Errors
-    /// [`TreeError::NoGroup`], [`TreeError::Io`].
-    pub(crate) fn existing_group(&self, name: &GroupName) -> Result<Group, TreeError> {
-        let group = self.group(name);
-        if group.exists()? { Ok(group) } else { Err(TreeError::NoGroup(name.clone())) }
-    }
-
-    /// Lists the groups other than 0 that the caller may see, by name.
+    /// Lists the groups of a half other than 0 that the caller may see, by name.
     ///
     /// # Errors
     /// [`TreeError::Io`].
-    pub(crate) fn groups(&self) -> Result<Vec<Group>, TreeError> {
-        let dir = self.root.join("sched-groups");
+    pub(crate) fn groups(&self, side: Side) -> Result<Vec<Group>, TreeError> {
+        let dir = self.root.join(side.dir());
         let mut names: Vec<OsString> = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(|e| TreeError::io("list", &dir, e))? {
+        let entries = match fs::read_dir(&dir) {
+            // An earlier daemon has no such half.
+            Err(e) if side == Side::Mem && e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|e| TreeError::io("list", &dir, e))?,
+        };
+        for entry in entries {
             let entry = entry.map_err(|e| TreeError::io("list", &dir, e))?;
             if entry.file_name() != "0" && entry.file_type().is_ok_and(|t| t.is_dir()) {
                 names.push(entry.file_name());
             }
         }
         names.sort();
-        Ok(names.into_iter().map(|name| Group::new(self.clone(), GroupName::of_entry(name))).collect())
+        Ok(names.into_iter().map(|name| Group::new(self.clone(), side, GroupName::of_entry(name))).collect())
     }
 
-    /// Finds the group that a process or guest task is in. One lookup per group.
+    /// Finds the group of a half that a process or guest task is in. One lookup per group.
     ///
     /// # Errors
     /// [`TreeError::NoTask`] if no group shows it.
-    pub(crate) fn group_of(&self, pid: i32) -> Result<Group, TreeError> {
-        let mut groups = self.groups()?;
-        groups.push(self.group(&GroupName::host()));
+    pub(crate) fn group_of(&self, side: Side, pid: i32) -> Result<Group, TreeError> {
+        let mut groups = self.groups(side)?;
+        groups.push(self.group_in(side, &GroupName::host()));
         groups.into_iter().find(|group| group.has_member(pid)).ok_or(TreeError::NoTask(pid))
     }
 
@@ -108,8 +107,8 @@ impl Tree {
     ///
     /// # Errors
     /// [`TreeError::Io`].
-    pub(crate) fn make_group(&self, name: &GroupName) -> Result<Group, TreeError> {
-        let group = self.group(name);
+    pub(crate) fn make_group(&self, side: Side, name: &GroupName) -> Result<Group, TreeError> {
+        let group = self.group_in(side, name);
         let path = group.path();
         fs::create_dir(&path).map_err(|e| TreeError::refused(self, "make", &path, e))?;
         Ok(group)
@@ -150,7 +149,14 @@ pub(crate) mod fake {
 
     use tempfile::TempDir;
 
-    use super::Tree;
+    use super::{Group, GroupName, Side, Tree};
+
+    impl Tree {
+        /// Gives a sched_group.
+        pub(crate) fn group(&self, name: &GroupName) -> Group {
+            self.group_in(Side::Sched, name)
+        }
+    }
 
     /// A tree with the group `web` (members 41 and 42), and 50 in no group.
     pub(crate) fn tree() -> (TempDir, Tree) {
@@ -193,6 +199,43 @@ pub(crate) mod fake {
             ("mode", "park=freeze handover=strict sensor=tracepoint envelope=none\n"),
         ] {
             write(root, &format!("sched-groups/{name}/{file}"), text);
+        }
+    }
+
+    /// Adds a mem_group.
+    pub(crate) fn mem_group(root: &Path, name: &str) {
+        for (file, text) in [
+            ("vm", "guest_vm\n"),
+            ("representative", "45\n"),
+            ("memory.max", "67108864\n"),
+            ("memory.current", "33554432\n"),
+            ("memory.swap.max", "max\n"),
+            ("memory.swap.current", "16777216\n"),
+            ("memory.swap.tiers", "lz4:16M file:2G:/var/tmp\n"),
+            (
+                "memory.stat",
+                "anon 33550336\nunmanaged 4096\npgfault 1000\npgmajfault 10\nnr_members 1\nworker_usec 500000\n",
+            ),
+            ("memory.events", "max 3\noom 0\noom_kill 0\n"),
+            (
+                "memory.pressure",
+                "some avg10=1.50 avg60=0.50 avg300=0.10 total=12345\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=99\n",
+            ),
+        ] {
+            write(root, &format!("mem-groups/{name}/{file}"), text);
+        }
+    }
+
+    /// Adds a member of a mem_group.
+    pub(crate) fn mem_member(root: &Path, group: &str, pid: i32) {
+        for (file, text) in [
+            ("comm", "sh\n"),
+            ("memory.current", "2097152\n"),
+            ("memory.swap.current", "1048576\n"),
+            ("memory.stat", "anon 2093056\nunmanaged 4096\nswapped 1048576\npgfault 7\npgmajfault 2\n"),
+            ("unmanaged", "1000-3000 4096 locked\n"),
+        ] {
+            write(root, &format!("mem-groups/{group}/{pid}/{file}"), text);
         }
     }
 
@@ -243,17 +286,17 @@ mod tests {
     fn group_of_member_is_found_and_0_is_the_last() {
         let (_dir, tree) = fake::tree();
 
-        assert_eq!(tree.group_of(41).expect("a member").name().to_string(), "web");
-        assert_eq!(tree.group_of(50).expect("on the host").name().to_string(), "0");
-        assert!(matches!(tree.group_of(9), Err(TreeError::NoTask(9))));
+        assert_eq!(tree.group_of(Side::Sched, 41).expect("a member").name().to_string(), "web");
+        assert_eq!(tree.group_of(Side::Sched, 50).expect("on the host").name().to_string(), "0");
+        assert!(matches!(tree.group_of(Side::Sched, 9), Err(TreeError::NoTask(9))));
     }
 
     #[test]
     fn member_moved_is_in_the_other_group() {
         let (_dir, tree) = fake::tree();
-        let web = tree.existing_group(&"web".parse().expect("a name")).expect("exists");
+        let web = tree.group(&"web".parse().expect("a name"));
 
-        tree.move_member(50, &tree.group_of(50).expect("on the host"), &web).expect("a rename");
+        tree.move_member(50, &tree.group_of(Side::Sched, 50).expect("on the host"), &web).expect("a rename");
 
         assert_eq!(web.members().expect("readable"), [41, 42, 50]);
     }

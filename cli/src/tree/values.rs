@@ -160,6 +160,16 @@ pub(crate) fn time_of_usec(usec: u64) -> String {
     }
 }
 
+/// Bytes as people read them: `512K`, `64.0M`, `1.5G`.
+pub(crate) fn size_of_bytes(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)];
+    match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
+        Some(("K", unit)) => format!("{}K", bytes / unit),
+        Some((name, unit)) => format!("{:.1}{name}", bytes as f64 / *unit as f64),
+        None => bytes.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +218,15 @@ mod tests {
     #[test]
     fn printable_escapes_what_moves_the_cursor() {
         assert_eq!(printable("a\x1b[2Jä\n"), "a\\u{1b}[2Jä\\n");
+    }
+
+    #[test]
+    fn bytes_are_shown_in_the_unit_that_fits() {
+        for (bytes, text) in
+            [(0, "0"), (4096, "4K"), (64 << 20, "64.0M"), (3 << 29, "1.5G"), (1 << 41, "2.0T")]
+        {
+            assert_eq!(size_of_bytes(bytes), text);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::for_each;
 use crate::args::Context;
 use crate::exit::CliError;
 use crate::signals;
-use crate::tree::Tree;
+use crate::tree::{Side, Tree};
 
 /// Send a signal to processes or guest tasks.
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ impl KillArgs {
 
 /// Sends a signal to a member.
 pub(super) fn send(tree: &Tree, pid: i32, signal: Signal) -> Result<(), CliError> {
-    let group = tree.group_of(pid)?;
+    let group = tree.group_of(Side::Sched, pid)?;
     Ok(group.write(&format!("{pid}/signal"), signal.as_str().trim_start_matches("SIG"))?)
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod completions;
 pub(crate) mod create;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod enter;
 pub(crate) mod kill;
 pub(crate) mod man;
 pub(crate) mod mv;
@@ -14,7 +15,10 @@ pub(crate) mod run;
 pub(crate) mod set;
 pub(crate) mod settings;
 pub(crate) mod show;
+pub(crate) mod task;
+mod task_proxy;
 pub(crate) mod top;
+pub(crate) mod uml;
 
 use crate::exit::{CliError, Exit};
 

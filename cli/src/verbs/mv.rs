@@ -7,7 +7,7 @@ use clap::Args;
 use super::for_each;
 use crate::args::Context;
 use crate::exit::CliError;
-use crate::tree::{Group, GroupName, Tree};
+use crate::tree::{Compartment, GroupName, Tree};
 
 /// Move processes into a group.
 #[derive(Debug, Args)]
@@ -15,7 +15,7 @@ pub(crate) struct MvArgs {
     /// The processes
     #[arg(required = true, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pids: Vec<i32>,
-    /// The group; 0 is the host's own scheduler
+    /// The group; 0 is the host itself
     group: GroupName,
     /// Their descendants too
     #[arg(long)]
@@ -26,7 +26,7 @@ impl MvArgs {
     /// Moves them one by one.
     pub(crate) fn run(self, context: &Context) -> Result<(), CliError> {
         let tree = context.tree()?;
-        let group = tree.existing_group(&self.group)?;
+        let group = tree.compartment(&self.group)?;
         for_each(&self.pids, |pid| {
             move_one(&tree, pid, &group)?;
             if self.tree { move_descendants(&tree, pid, &group) } else { Ok(()) }
@@ -34,18 +34,14 @@ impl MvArgs {
     }
 }
 
-/// Moves a process unless it is there already.
-pub(super) fn move_one(tree: &Tree, pid: i32, to: &Group) -> Result<(), CliError> {
-    if to.has_member(pid) {
-        return Ok(());
-    }
-    let from = tree.group_of(pid)?;
-    Ok(tree.move_member(pid, &from, to)?)
+/// Moves a process into each of the name's groups that it is not in already.
+pub(super) fn move_one(tree: &Tree, pid: i32, to: &Compartment) -> Result<(), CliError> {
+    Ok(to.take_in(tree, pid)?)
 }
 
 /// Moves what descends from a process that is in the group already. Who is moved takes later children along, so this
 /// ends when a round finds nobody new.
-fn move_descendants(tree: &Tree, pid: i32, to: &Group) -> Result<(), CliError> {
+fn move_descendants(tree: &Tree, pid: i32, to: &Compartment) -> Result<(), CliError> {
     let mut done = BTreeSet::from([pid]);
     loop {
         let new: Vec<i32> =

@@ -9,7 +9,7 @@ use crate::args::Context;
 use crate::exit::CliError;
 use crate::output::{self, Align, Table};
 use crate::tree::sample::{GroupSample, MemberSample};
-use crate::tree::values::time_of_usec;
+use crate::tree::values::{size_of_bytes, time_of_usec};
 use crate::tree::{GroupName, Tree, TreeError};
 
 /// List groups and their members.
@@ -43,13 +43,13 @@ impl PsArgs {
 }
 
 fn read(tree: &Tree, names: &[GroupName]) -> Result<Vec<GroupSample>, CliError> {
-    names.iter().map(|name| Ok(GroupSample::read(&tree.existing_group(name)?)?)).collect()
+    names.iter().map(|name| Ok(GroupSample::read(&tree.compartment(name)?)?)).collect()
 }
 
 /// Reads every group; one that is removed meanwhile is left out.
 pub(super) fn read_all(tree: &Tree) -> Result<Vec<GroupSample>, TreeError> {
     let mut samples = Vec::new();
-    for group in tree.groups()? {
+    for group in tree.compartments()? {
         match GroupSample::read(&group) {
             Err(e) if e.is_gone() => {}
             sample => samples.push(sample?),
@@ -60,34 +60,45 @@ pub(super) fn read_all(tree: &Tree) -> Result<Vec<GroupSample>, TreeError> {
 
 /// Gives the members of some groups as a table.
 pub(super) fn members_table<'a>(groups: impl IntoIterator<Item = &'a GroupSample>) -> Table {
-    let mut table = Table::new(&[
+    let groups: Vec<&GroupSample> = groups.into_iter().collect();
+    let has_memory = groups.iter().any(|group| group.memory.is_some());
+    let mut columns = vec![
         ("PID", Align::Right),
         ("GROUP", Align::Left),
         ("STATE", Align::Left),
         ("NI", Align::Right),
         ("PRIO", Align::Right),
         ("TIME", Align::Right),
-        ("COMM", Align::Left),
-    ]);
+    ];
+    if has_memory {
+        columns.extend([("RES", Align::Right), ("SWAP", Align::Right)]);
+    }
+    columns.push(("COMM", Align::Left));
+    let mut table = Table::new(&columns);
     for group in groups {
         for member in &group.members {
-            table.row(cells(&group.name, member));
+            table.row(cells(&group.name, member, has_memory));
         }
     }
     table
 }
 
-fn cells(group: &GroupName, member: &MemberSample) -> [String; 7] {
+fn cells(group: &GroupName, member: &MemberSample, has_memory: bool) -> Vec<String> {
     let number = |n: Option<i64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
-    [
+    let size = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), size_of_bytes);
+    let mut cells = vec![
         member.pid.to_string(),
         group.to_string(),
         if member.state.is_empty() { "-".into() } else { member.state.clone() },
         number(member.nice),
         number(member.prio),
         member.usage_usec.map_or_else(|| "-".to_owned(), time_of_usec),
-        member.comm.clone(),
-    ]
+    ];
+    if has_memory {
+        cells.extend([size(member.resident), size(member.swapped)]);
+    }
+    cells.push(member.comm.clone());
+    cells
 }
 
 #[cfg(test)]
@@ -108,5 +119,23 @@ mod tests {
         assert_eq!(lines[0], "PID  GROUP  STATE    NI  PRIO     TIME  COMM");
         assert_eq!(lines[1], " 41  web    running   5   120  0:02.00  sh");
         assert_eq!(lines.len(), 3, "{text}");
+    }
+
+    #[test]
+    fn memory_is_shown_where_there_is_some_to_show() {
+        let (dir, _tree) = fake::tree();
+        fake::mem_group(dir.path(), "web");
+        fake::mem_member(dir.path(), "web", 41);
+        fake::mem_group(dir.path(), "pool");
+        fake::mem_member(dir.path(), "pool", 50);
+        let mut out = Vec::new();
+
+        let args = PsArgs { groups: Vec::new(), json: false };
+        args.run(&Context { mount: Some(dir.path().to_owned()) }, &mut out).expect("readable");
+
+        let text = String::from_utf8(out).expect("text");
+        assert!(text.starts_with("PID  GROUP  STATE    NI  PRIO     TIME   RES  SWAP  COMM\n"), "{text}");
+        assert!(text.contains(" 50  pool   -         -     -        -  2.0M  1.0M  sh\n"), "{text}");
+        assert!(text.contains(" 41  web    running   5   120  0:02.00  2.0M  1.0M  sh\n"), "{text}");
     }
 }

@@ -16,7 +16,7 @@ const FORCE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct RmArgs {
     /// The group
     group: GroupName,
-    /// Move its members to the host's scheduler first
+    /// Move its members to the host first
     #[arg(short, long)]
     force: bool,
 }
@@ -25,20 +25,20 @@ impl RmArgs {
     /// Removes it.
     pub(crate) fn run(self, context: &Context) -> Result<(), CliError> {
         if self.group.is_host() {
-            return Err(CliError::Usage("group 0 is the host's own scheduler and cannot be removed".into()));
+            return Err(CliError::Usage("group 0 is the host itself and cannot be removed".into()));
         }
         let tree = context.tree()?;
-        let group = tree.existing_group(&self.group)?;
+        let compartment = tree.compartment(&self.group)?;
         if self.force {
-            empty(&tree, &group)?;
+            compartment.parts().try_for_each(|group| empty(&tree, group))?;
         }
-        Ok(group.remove()?)
+        Ok(compartment.remove()?)
     }
 }
 
 /// Moves the members out, and those that they forked meanwhile.
 fn empty(tree: &Tree, group: &Group) -> Result<(), CliError> {
-    let host = tree.group(&GroupName::host());
+    let host = tree.group_in(group.side(), &GroupName::host());
     let deadline = Instant::now() + FORCE_TIMEOUT;
     loop {
         let members = group.members()?;

@@ -17,7 +17,7 @@ use crate::exit::CliError;
 use crate::gate::Launch;
 use crate::signals::{Received, Signals};
 use crate::tree::values::Pairs;
-use crate::tree::{Group, GroupName, MOUNT_VARIABLE, Tree, TreeError};
+use crate::tree::{Compartment, GroupName, MOUNT_VARIABLE, Side, Tree, TreeError};
 
 /// Run a command in a group.
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "group")]
     name: Option<GroupName>,
     /// Run in this group, which exists
-    #[arg(long, value_name = "GROUP", conflicts_with_all = ["cpu", "nice", "scheduler", "vcpus", "slice"])]
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["cpu", "nice", "scheduler", "vcpus", "slice", "memory", "swap_max", "swap_tiers"])]
     group: Option<GroupName>,
     /// Say where the group is, and show the daemon's messages
     #[arg(short, long)]
@@ -44,7 +44,7 @@ pub(crate) struct RunArgs {
 /// The group of a run: removed at the end if it was made for it.
 #[derive(Debug)]
 struct RunGroup {
-    group: Group,
+    group: Compartment,
     is_own: bool,
 }
 
@@ -64,7 +64,9 @@ impl RunArgs {
         let (daemon, tree) = self.daemon(context, &signals)?;
         let group = self.make_group(&tree)?;
         if self.verbose {
-            eprintln!("compartment: group {}", group.group.path().display());
+            for part in group.group.parts() {
+                eprintln!("compartment: group {}", part.path().display());
+            }
         }
         let mut child = start_inside(self.command, &tree, &group.group)?;
         let (status, is_interrupted) = wait(&mut child, &signals)?;
@@ -100,7 +102,7 @@ impl RunArgs {
 
     fn make_group(&self, tree: &Tree) -> Result<RunGroup, CliError> {
         if let Some(name) = &self.group {
-            return Ok(RunGroup { group: tree.existing_group(name)?, is_own: false });
+            return Ok(RunGroup { group: tree.compartment(name)?, is_own: false });
         }
         let default = || format!("run-{}", std::process::id()).parse().map_err(CliError::Usage);
         let name = self.name.clone().map_or_else(default, Ok)?;
@@ -108,13 +110,10 @@ impl RunArgs {
     }
 }
 
-fn start_inside(command: Vec<OsString>, tree: &Tree, group: &Group) -> Result<Child, CliError> {
+fn start_inside(command: Vec<OsString>, tree: &Tree, group: &Compartment) -> Result<Child, CliError> {
     let held = Launch::new(command).hold()?;
-    // A child is born into its parent's group, and we may be in one ourselves.
-    let from = tree.group_of(held.pid())?;
-    if from.name() != group.name() {
-        tree.move_member(held.pid(), &from, group)?;
-    }
+    // A child is born into its parent's groups, and we may be in some ourselves.
+    group.take_in(tree, held.pid())?;
     held.open()
 }
 
@@ -143,7 +142,7 @@ fn is_to_forward(received: Received) -> bool {
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Waits until the last process that the command left behind is gone; a signal ends that.
-fn wait_until_empty(group: &Group, signals: &Signals) -> Result<(), CliError> {
+fn wait_until_empty(group: &Compartment, signals: &Signals) -> Result<(), CliError> {
     let mut pause = Duration::from_millis(10);
     let mut empty_since = None;
     loop {
@@ -163,15 +162,21 @@ fn wait_until_empty(group: &Group, signals: &Signals) -> Result<(), CliError> {
     }
 }
 
-/// Whether neither the daemon nor the worker knows of a member. A group that is gone, or whose daemon is, holds nobody.
-fn is_empty(group: &Group) -> bool {
-    let has_listed = group.members().is_ok_and(|members| !members.is_empty());
-    let counted = || Pairs::parse(&group.read("cpu.stat").unwrap_or_default()).get::<u64>("nr_members");
-    !has_listed && counted().unwrap_or(0) == 0
+/// Whether neither the daemon nor the workers know of a member. A group that is gone, or whose daemon is, holds nobody.
+fn is_empty(compartment: &Compartment) -> bool {
+    compartment.parts().all(|group| {
+        let stat = match group.side() {
+            Side::Sched => "cpu.stat",
+            Side::Mem => "memory.stat",
+        };
+        let has_listed = group.members().is_ok_and(|members| !members.is_empty());
+        let counted = || Pairs::parse(&group.read(stat).unwrap_or_default()).get::<u64>("nr_members");
+        !has_listed && counted().unwrap_or(0) == 0
+    })
 }
 
 /// As shells do: 128 + n for the signal n.
-fn code_of(status: ExitStatus) -> ExitCode {
+pub(super) fn code_of(status: ExitStatus) -> ExitCode {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
@@ -198,16 +203,19 @@ mod tests {
     #[test]
     fn group_is_empty_when_nobody_is_listed_or_counted() {
         let (dir, tree) = crate::tree::fake::tree();
-        let web = tree.group(&"web".parse().expect("a name"));
+        crate::tree::fake::mem_group(dir.path(), "web");
+        let all = tree.compartment(&"web".parse().expect("a name")).expect("exists");
+        let web = all.sched().expect("both");
 
-        assert!(!is_empty(&web));
+        assert!(!is_empty(&all));
         for pid in web.members().expect("readable") {
             std::fs::remove_dir_all(web.member_path(pid)).expect("exists");
         }
-        assert!(!is_empty(&web), "two are counted");
+        assert!(!is_empty(&all), "two are counted");
         crate::tree::fake::write(dir.path(), "sched-groups/web/cpu.stat", "nr_members 0\n");
-        assert!(is_empty(&web));
-        assert!(is_empty(&tree.group(&"none".parse().expect("a name"))));
+        assert!(!is_empty(&all), "one is counted in the other half");
+        crate::tree::fake::write(dir.path(), "mem-groups/web/memory.stat", "nr_members 0\n");
+        assert!(is_empty(&all));
     }
 
     #[test]
@@ -217,6 +225,6 @@ mod tests {
 
         drop(RunGroup { group: group.clone(), is_own: true });
 
-        assert!(!group.exists().expect("can be told"));
+        assert!(tree.compartment(group.name()).is_err());
     }
 }

@@ -10,8 +10,8 @@ use crate::args::Context;
 use crate::exit::CliError;
 use crate::output;
 use crate::tree::GroupName;
-use crate::tree::sample::{GroupSample, MemberSample};
-use crate::tree::values::{Pairs, json_of, printable, time_of_usec};
+use crate::tree::sample::{GroupSample, MemSample, MemberSample};
+use crate::tree::values::{Pairs, json_of, printable, size_of_bytes, time_of_usec};
 
 /// Show a group, or one of its members.
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ pub(crate) struct ShowArgs {
 impl ShowArgs {
     /// Prints it.
     pub(crate) fn run(self, context: &Context, out: &mut dyn Write) -> Result<(), CliError> {
-        let group = context.tree()?.existing_group(&self.group)?;
+        let group = context.tree()?.compartment(&self.group)?;
         let Some(pid) = self.pid else {
             let sample = GroupSample::read(&group)?;
             return if self.json {
@@ -54,13 +54,15 @@ impl ShowArgs {
 /// A file's value on one line, a keyed file's lines below its name.
 fn show_value(out: &mut dyn Write, file: &str, text: &str) -> std::io::Result<()> {
     match file {
-        "sched" | "stat" => Pairs::parse(text)
+        "sched" | "stat" | "memory.stat" => Pairs::parse(text)
             .iter()
             .try_for_each(|(key, value)| writeln!(out, "{key:<14}  {}", printable(value))),
         "cmdline" => {
             writeln!(out, "{file:<14}{}", printable(text.trim_end_matches('\0')).replace("\\u{0}", " "))
         }
-        _ => writeln!(out, "{file:<14}{}", printable(text)),
+        "unmanaged" => text.lines().try_for_each(|line| writeln!(out, "{file:<14}{}", printable(line))),
+        _ if file.len() < 14 => writeln!(out, "{file:<14}{}", printable(text)),
+        _ => writeln!(out, "{file}  {}", printable(text)),
     }
 }
 
@@ -70,8 +72,9 @@ fn member_json(group: &GroupName, pid: i32, details: &[(&str, String)]) -> Value
     object.insert("pid".into(), pid.into());
     for (file, text) in details {
         let value = match *file {
-            "sched" | "stat" => Pairs::parse(text).to_json(),
-            "nice" => json_of(text),
+            "sched" | "stat" | "memory.stat" => Pairs::parse(text).to_json(),
+            "nice" | "memory.current" | "memory.swap.current" => json_of(text),
+            "unmanaged" => text.lines().collect(),
             "cmdline" => text.trim_end_matches('\0').split('\0').collect(),
             _ => text.as_str().into(),
         };
@@ -81,6 +84,50 @@ fn member_json(group: &GroupName, pid: i32, details: &[(&str, String)]) -> Value
 }
 
 fn show_group(out: &mut dyn Write, group: &GroupSample) -> Result<(), CliError> {
+    writeln!(out, "{:<16}{}", "group", group.name)?;
+    if group.has_sched {
+        show_sched(out, group)?;
+    }
+    if let Some(memory) = &group.memory {
+        show_memory(out, memory)?;
+    }
+    writeln!(out)?;
+    Ok(ps::members_table([group]).write(out)?)
+}
+
+fn show_memory(out: &mut dyn Write, memory: &MemSample) -> Result<(), CliError> {
+    let bytes = |n: Option<u64>| n.map_or_else(|| "?".to_owned(), |n| format!("{n}  ({})", size_of_bytes(n)));
+    let limit = |text: &str| text.parse().map_or_else(|_| text.to_owned(), |n| bytes(Some(n)));
+    for (name, value) in [
+        ("vm", memory.vm.clone()),
+        ("vm representative", memory.representative.clone()),
+        ("memory.max", limit(&memory.max)),
+        ("memory.current", bytes(memory.current)),
+        ("memory.swap.max", limit(&memory.swap_max)),
+        ("memory.swap.current", bytes(memory.swap_current)),
+        ("memory.swap.tiers", memory.swap_tiers.clone()),
+    ] {
+        writeln!(out, "{name:<20}{value}")?;
+    }
+    for (title, pairs) in [
+        ("memory.stat", &memory.stat),
+        ("memory.events", &memory.events),
+        ("memory.pressure", &memory.pressure),
+    ] {
+        show_pairs(out, title, pairs)?;
+    }
+    Ok(())
+}
+
+fn show_pairs(out: &mut dyn Write, title: &str, pairs: &Pairs) -> Result<(), CliError> {
+    writeln!(out, "{title}")?;
+    for (key, value) in pairs.iter() {
+        writeln!(out, "  {key:<22}{}", printable(value))?;
+    }
+    Ok(())
+}
+
+fn show_sched(out: &mut dyn Write, group: &GroupSample) -> Result<(), CliError> {
     let cap = group.cpu_max.map_or_else(
         || "?".to_owned(),
         |max| match max.cpus() {
@@ -89,7 +136,6 @@ fn show_group(out: &mut dyn Write, group: &GroupSample) -> Result<(), CliError> 
         },
     );
     for (name, value) in [
-        ("group", group.name.to_string()),
         ("scheduler", group.scheduler.clone()),
         ("representative", group.representative.clone()),
         ("slice_usec", group.slice_usec.clone()),
@@ -102,13 +148,9 @@ fn show_group(out: &mut dyn Write, group: &GroupSample) -> Result<(), CliError> 
         writeln!(out, "{name:<16}{value}")?;
     }
     for (title, pairs) in [("cpu.stat", &group.stat), ("cpu.promise", &group.promise)] {
-        writeln!(out, "{title}")?;
-        for (key, value) in pairs.iter() {
-            writeln!(out, "  {key:<22}{}", printable(value))?;
-        }
+        show_pairs(out, title, pairs)?;
     }
-    writeln!(out)?;
-    Ok(ps::members_table([group]).write(out)?)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -135,6 +177,29 @@ mod tests {
         let json = show(ShowArgs { group, pid: None, json: true }, dir.path()).expect("exists");
         let value: Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(value["cpu.promise"]["got"], 2_490_000);
+    }
+
+    #[test]
+    fn memory_is_shown_beside_the_rest_and_alone() {
+        let (dir, _tree) = fake::tree();
+        fake::mem_group(dir.path(), "web");
+        fake::mem_member(dir.path(), "web", 41);
+        fake::mem_group(dir.path(), "pool");
+        let get = |name: &str, pid, json| {
+            show(ShowArgs { group: name.parse().expect("a name"), pid, json }, dir.path()).expect("exists")
+        };
+
+        let both = get("web", None, false);
+        assert!(both.contains("cpu.max") && both.contains("memory.max          67108864  (64.0M)"), "{both}");
+        assert!(both.contains("  some                  avg10=1.50"), "{both}");
+        let pool = get("pool", None, false);
+        assert!(!pool.contains("cpu.max") && pool.contains("lz4:16M file:2G:/var/tmp"), "{pool}");
+        let member: Value = serde_json::from_str(&get("web", Some(41), true)).expect("JSON");
+        assert_eq!(
+            (&member["memory.current"], &member["unmanaged"][0]),
+            (&(2 << 20).into(), &"1000-3000 4096 locked".into())
+        );
+        assert!(get("web", Some(41), false).contains("memory.swap.current  1048576\n"));
     }
 
     #[test]

@@ -62,6 +62,14 @@ impl Report {
         self.grade("fuse") != Grade::Missing && (self.has("perf") || self.has("tracepoints"))
     }
 
+    /// What memory groups lack here; nothing if they work. Members are found by perf's records.
+    fn memory_lacks(&self) -> Vec<&'static str> {
+        ["fuse", "userfaultfd", "uffd move", "perf"]
+            .into_iter()
+            .filter(|name| self.grade(name) == Grade::Missing)
+            .collect()
+    }
+
     /// The mode that a group would probably get; the worker decides by its own probes.
     fn mode(&self) -> String {
         let park = if self.has("freeze") { "freeze" } else { "stop" };
@@ -75,6 +83,7 @@ impl Report {
         json!({
             "usable": self.is_usable(),
             "mode": crate::tree::values::Pairs::parse_words(&self.mode()).to_json(),
+            "memory_usable": self.memory_lacks().is_empty(),
             "daemon": self.daemon,
             "probes": self.findings,
         })
@@ -96,9 +105,13 @@ impl Report {
         }
         writeln!(out, "\ndaemon: {}", self.daemon)?;
         if self.is_usable() {
-            writeln!(out, "a group would probably run with: {}", self.mode())
+            writeln!(out, "a group would probably run with: {}", self.mode())?;
         } else {
-            writeln!(out, "no group can be made here")
+            writeln!(out, "no group can be made here")?;
+        }
+        match &self.memory_lacks()[..] {
+            [] => writeln!(out, "memory groups can be made"),
+            lacks => writeln!(out, "no memory group can be made here, for want of: {}", lacks.join(", ")),
         }
     }
 }
@@ -135,6 +148,7 @@ mod tests {
         assert_eq!(little.mode(), "park=stop handover=strict sensor=switch envelope=none");
         assert!(little.is_usable());
         assert!(!report(&[("perf", Grade::Ok)]).is_usable());
+        assert_eq!(little.memory_lacks(), ["userfaultfd", "uffd move"]);
     }
 
     #[test]

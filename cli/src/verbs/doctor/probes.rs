@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use host_sys::perf::{Report, Ring, ThreadEvent};
 use host_sys::sched::{Favour, favour_self};
+use host_sys::uffd::{self, Abilities, Userfaultfd};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Pid, gettid};
@@ -69,7 +70,8 @@ pub(super) fn all(host: &Host) -> Vec<Finding> {
         perf(),
         tracepoints(host),
         ptrace(host),
-        userfaultfd(host),
+        userfaultfd(),
+        uffd_move(),
         real_time(),
         open_files(),
     ]
@@ -246,21 +248,32 @@ fn ptrace(host: &Host) -> Finding {
     }
 }
 
-fn userfaultfd(host: &Host) -> Finding {
+/// What a memory group cannot do without.
+fn userfaultfd() -> Finding {
     const NAME: &str = "userfaultfd";
-    let device = fs::OpenOptions::new().read(true).write(true).open("/dev/userfaultfd");
-    if device.is_ok() {
-        return ok(NAME, "/dev/userfaultfd opens");
-    }
-    match number("/proc/sys/vm/unprivileged_userfaultfd") {
-        Some(_) if host.has(CAP_SYS_PTRACE) => ok(NAME, "we have CAP_SYS_PTRACE"),
-        Some(1) => ok(NAME, "vm.unprivileged_userfaultfd is 1"),
-        Some(_) => limited(
+    match Userfaultfd::probe() {
+        Ok(_) => ok(NAME, "/dev/userfaultfd opens"),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => missing(
             NAME,
-            "user faults only: system calls on evicted memory would fail",
-            "sysctl vm.unprivileged_userfaultfd=1, or access to /dev/userfaultfd (for memory groups)",
+            "no /dev/userfaultfd",
+            "Linux 6.1 or later with CONFIG_USERFAULTFD (for memory groups)",
         ),
-        None => missing(NAME, "not in this kernel", "a kernel with CONFIG_USERFAULTFD (for memory groups)"),
+        Err(e) => {
+            let remedy = format!("{} (for memory groups)", uffd::REMEDY);
+            missing(NAME, format!("faults in system calls cannot be served: {}", describe(&e)), &remedy)
+        }
+    }
+}
+
+fn uffd_move() -> Finding {
+    const NAME: &str = "uffd move";
+    let remedy = format!("{} (for memory groups)", uffd::MOVE_REMEDY);
+    let release = nix::sys::utsname::uname()
+        .map_or_else(|_| "?".into(), |name| name.release().to_string_lossy().into_owned());
+    match Userfaultfd::probe() {
+        Ok(Abilities { has_move: true }) => ok(NAME, format!("UFFDIO_MOVE is there (Linux {release})")),
+        Ok(_) => missing(NAME, format!("Linux {release} has no UFFDIO_MOVE"), &remedy),
+        Err(e) => missing(NAME, format!("cannot be told without userfaultfd: {}", describe(&e)), &remedy),
     }
 }
 
@@ -305,7 +318,7 @@ mod tests {
     fn probes_find_something_and_name_a_remedy_for_the_rest() {
         let findings = all(&Host::look());
 
-        assert_eq!(findings.len(), 10);
+        assert_eq!(findings.len(), 11);
         for finding in findings {
             assert_eq!(finding.remedy.is_some(), finding.grade != Grade::Ok, "{finding:?}");
             assert!(!finding.detail.is_empty());

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 
-use crate::tree::sample::GroupSample;
+use crate::tree::sample::{GroupSample, MemSample};
 use crate::tree::{GroupName, Tree, TreeError};
 use crate::verbs::ps;
 
@@ -70,6 +70,37 @@ pub(super) struct GroupRow {
     pub(super) mode: String,
 }
 
+/// The memory of a group in the picture.
+#[derive(Clone, Debug)]
+pub(super) struct MemRow {
+    pub(super) name: GroupName,
+    pub(super) nr_members: usize,
+    /// Bytes.
+    pub(super) resident: Option<u64>,
+    /// Bytes; `None` is no limit.
+    pub(super) max: Option<u64>,
+    /// Bytes.
+    pub(super) swapped: Option<u64>,
+    /// Faults served in a second of the last interval.
+    pub(super) faults: f64,
+    /// Those of them that read from a tier.
+    pub(super) major_faults: f64,
+    /// Percent of the last 10 s in which some, and all, members waited for memory.
+    pub(super) pressure: (Option<f64>, Option<f64>),
+    /// CPU time of its worker in the last interval, in percent of one CPU.
+    pub(super) worker: f64,
+}
+
+impl MemRow {
+    /// How full the pool is, 0 to 1; 0 for one without a limit.
+    pub(super) fn fill(&self) -> f64 {
+        match (self.resident, self.max) {
+            (Some(resident), Some(max)) if max > 0 => resident as f64 / max as f64,
+            _ => 0.0,
+        }
+    }
+}
+
 /// A member in the picture.
 #[derive(Clone, Debug)]
 pub(super) struct MemberRow {
@@ -80,6 +111,9 @@ pub(super) struct MemberRow {
     pub(super) prio: Option<i64>,
     pub(super) share: f64,
     pub(super) usage_usec: u64,
+    /// Bytes, as a member of a mem_group.
+    pub(super) resident: Option<u64>,
+    pub(super) swapped: Option<u64>,
     pub(super) comm: String,
 }
 
@@ -87,6 +121,7 @@ pub(super) struct MemberRow {
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
     pub(super) groups: Vec<GroupRow>,
+    pub(super) memories: Vec<MemRow>,
     pub(super) members: Vec<MemberRow>,
     /// What all processes in no group used, in percent of one CPU.
     pub(super) ungrouped: Option<f64>,
@@ -101,11 +136,18 @@ impl Frame {
         let old_groups: HashMap<_, _> = old.groups.iter().map(|g| (&g.name, g)).collect();
         let old_members: HashMap<i32, u64> =
             old.groups.iter().flat_map(|g| &g.members).filter_map(|m| Some((m.pid, m.usage_usec?))).collect();
-        let mut frame = Self { groups: Vec::new(), members: Vec::new(), ungrouped: None, order };
+        let mut frame =
+            Self { groups: Vec::new(), memories: Vec::new(), members: Vec::new(), ungrouped: None, order };
         for group in &new.groups {
             let used =
                 old_groups.get(&group.name).map_or(0, |o| group.usage_usec().saturating_sub(o.usage_usec()));
-            frame.groups.push(group_row(group, pct(used)));
+            if group.has_sched {
+                frame.groups.push(group_row(group, pct(used)));
+            }
+            if let Some(memory) = &group.memory {
+                let before = old_groups.get(&group.name).and_then(|old| old.memory.as_ref());
+                frame.memories.push(mem_row(group, memory, before, usec));
+            }
             for member in &group.members {
                 let usage_usec = member.usage_usec.unwrap_or(0);
                 let before = old_members.get(&member.pid).copied().unwrap_or(usage_usec);
@@ -117,6 +159,8 @@ impl Frame {
                     prio: member.prio,
                     share: pct(usage_usec.saturating_sub(before)),
                     usage_usec,
+                    resident: member.resident,
+                    swapped: member.swapped,
                     comm: member.comm.clone(),
                 });
             }
@@ -163,6 +207,24 @@ fn group_row(group: &GroupSample, share: f64) -> GroupRow {
     }
 }
 
+fn mem_row(group: &GroupSample, now: &MemSample, before: Option<&MemSample>, usec: f64) -> MemRow {
+    let grown = |key: &str| {
+        let count = |sample: &MemSample| sample.stat.get::<u64>(key).unwrap_or(0);
+        count(now).saturating_sub(before.map_or(count(now), count)) as f64
+    };
+    MemRow {
+        name: group.name.clone(),
+        nr_members: now.stat.get("nr_members").unwrap_or(0),
+        resident: now.current,
+        max: now.max.parse().ok(),
+        swapped: now.swap_current,
+        faults: grown("pgfault") * 1e6 / usec,
+        major_faults: grown("pgmajfault") * 1e6 / usec,
+        pressure: (now.pressure("some", "avg10"), now.pressure("full", "avg10")),
+        worker: grown("worker_usec") * 100.0 / usec,
+    }
+}
+
 /// Two pictures made of a fake tree, for tests.
 #[cfg(test)]
 pub(super) fn example() -> Frame {
@@ -171,7 +233,12 @@ pub(super) fn example() -> Frame {
     use crate::tree::fake;
 
     let (dir, tree) = fake::tree();
+    fake::mem_group(dir.path(), "pool");
+    fake::mem_group(dir.path(), "web");
+    fake::mem_member(dir.path(), "web", 42);
     let old = Snapshot::read(&tree).expect("readable");
+    let stat = "pgfault 1500\npgmajfault 30\nnr_members 1\nworker_usec 520000\n";
+    fake::write(dir.path(), "mem-groups/web/memory.stat", stat);
     fake::member(dir.path(), "web", 42, "running", 1_500_000);
     fake::member(dir.path(), "web", 43, "running", 9_000_000);
     fake::write(dir.path(), "sched-groups/web/cpu.stat", "usage_usec 3500000\n");
@@ -196,6 +263,15 @@ mod tests {
         // New in this interval: its time was used we know not when.
         assert_eq!(frame.members.iter().find(|m| m.pid == 43).map(|m| m.share), Some(0.0));
         assert_eq!(frame.ungrouped.map(f64::round), Some(75.0));
+        let web = &frame.memories[1];
+        assert_eq!((frame.memories.len(), web.name.to_string()), (2, "web".into()));
+        assert_eq!((web.faults.round(), web.major_faults.round(), web.worker.round()), (500.0, 20.0, 2.0));
+        assert_eq!(
+            (web.resident, web.max, web.pressure),
+            (Some(32 << 20), Some(64 << 20), (Some(1.5), Some(0.25)))
+        );
+        assert_eq!(frame.memories[0].faults, 0.0);
+        assert_eq!(frame.members[0].resident, Some(2 << 20));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The live view: keys in, pictures out, and the terminal as it was at the end.
 
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -13,7 +16,7 @@ use crate::signals::{self, Signals};
 use crate::tree::Tree;
 use crate::verbs::kill;
 
-/// How soon a signal to ourselves is noticed while no key is pressed.
+/// How soon a new size of the terminal is noticed while no key is pressed.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Shows the live view until `q`.
@@ -26,6 +29,17 @@ pub(super) fn run(tree: &Tree, signals: &Signals, delay: Duration, order: Order)
     let result = App::new(tree, order).and_then(|mut app| app.run(&mut terminal, signals, delay));
     ratatui::restore();
     result
+}
+
+/// Gives what keys come from: as crossterm, standard input or else the terminal that controls us.
+fn input() -> Result<OwnedFd, CliError> {
+    let stdin = io::stdin();
+    let input = if stdin.is_terminal() {
+        stdin.as_fd().try_clone_to_owned()
+    } else {
+        File::open("/dev/tty").map(OwnedFd::from)
+    };
+    input.map_err(CliError::os("use the terminal"))
 }
 
 /// What a key press leads to.
@@ -61,24 +75,29 @@ impl<'a> App<'a> {
         signals: &Signals,
         delay: Duration,
     ) -> Result<(), CliError> {
+        let input = input()?;
         // The first picture with shares comes soon.
         let mut next = Instant::now() + delay.min(LONGEST_WAIT);
         loop {
             terminal
                 .draw(|canvas| view::draw(canvas, &self.frame, &mut self.selected, &self.footer))
                 .map_err(CliError::os("draw"))?;
-            let wait = next.saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
-            if event::poll(wait).map_err(CliError::os("wait for a key"))?
-                && let Event::Key(key) = event::read().map_err(CliError::os("read a key"))?
-                && key.kind != KeyEventKind::Release
-            {
-                match self.on_key(key) {
-                    Action::Quit => return Ok(()),
-                    Action::Send(pid, signal) => self.send(pid, signal),
-                    Action::Draw => {}
+            // Not by `event::poll`, which hears no signal, and never comes back from a terminal that has hung up.
+            signals.wait_beside(
+                input.as_fd(),
+                next.saturating_duration_since(Instant::now()).min(LONGEST_WAIT),
+            )?;
+            while event::poll(Duration::ZERO).map_err(CliError::os("wait for a key"))? {
+                if let Event::Key(key) = event::read().map_err(CliError::os("read a key"))?
+                    && key.kind != KeyEventKind::Release
+                {
+                    match self.on_key(key) {
+                        Action::Quit => return Ok(()),
+                        Action::Send(pid, signal) => self.send(pid, signal),
+                        Action::Draw => {}
+                    }
                 }
             }
-            signals.sleep(Duration::ZERO)?;
             if Instant::now() >= next {
                 self.refresh()?;
                 next = Instant::now() + delay;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::frame::Frame;
 use crate::output::{Align, Table, bar};
-use crate::tree::values::time_of_usec;
+use crate::tree::values::{size_of_bytes, time_of_usec};
 
 const BAR_WIDTH: usize = 20;
 
@@ -21,6 +21,44 @@ pub(super) fn seconds(usec: Option<u64>) -> String {
 /// A whole number, `-` for none.
 pub(super) fn whole(number: Option<i64>) -> String {
     number.map_or_else(|| "-".into(), |n| n.to_string())
+}
+
+/// Bytes, `-` for none.
+pub(super) fn size(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "-".into(), size_of_bytes)
+}
+
+fn memories_table(frame: &Frame) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("MEMORY", Left),
+        ("RES", Right),
+        ("", Left),
+        ("MAX", Right),
+        ("SWAP", Right),
+        ("MEMBERS", Right),
+        ("FLT/S", Right),
+        ("MAJ/S", Right),
+        ("SOME%", Right),
+        ("FULL%", Right),
+        ("WORKER%", Right),
+    ]);
+    for memory in &frame.memories {
+        table.row([
+            memory.name.to_string(),
+            size(memory.resident),
+            bar(memory.fill(), BAR_WIDTH),
+            memory.max.map_or_else(|| "max".into(), size_of_bytes),
+            size(memory.swapped),
+            memory.nr_members.to_string(),
+            format!("{:.0}", memory.faults),
+            format!("{:.0}", memory.major_faults),
+            decimal(memory.pressure.0),
+            decimal(memory.pressure.1),
+            decimal(Some(memory.worker)),
+        ]);
+    }
+    table
 }
 
 /// Writes the picture.
@@ -57,7 +95,8 @@ pub(super) fn write(out: &mut dyn Write, frame: &Frame) -> io::Result<()> {
             group.mode.clone(),
         ]);
     }
-    let mut members = Table::new(&[
+    let has_memory = !frame.memories.is_empty();
+    let mut columns = vec![
         ("PID", Right),
         ("GROUP", Left),
         ("STATE", Left),
@@ -66,10 +105,14 @@ pub(super) fn write(out: &mut dyn Write, frame: &Frame) -> io::Result<()> {
         ("%CPU", Right),
         ("", Left),
         ("TIME", Right),
-        ("COMM", Left),
-    ]);
+    ];
+    if has_memory {
+        columns.extend([("RES", Right), ("SWAP", Right)]);
+    }
+    columns.push(("COMM", Left));
+    let mut members = Table::new(&columns);
     for member in &frame.members {
-        members.row([
+        let mut cells = vec![
             member.pid.to_string(),
             member.group.to_string(),
             member.state.clone(),
@@ -78,12 +121,20 @@ pub(super) fn write(out: &mut dyn Write, frame: &Frame) -> io::Result<()> {
             decimal(Some(member.share)),
             bar(member.share / 100.0, BAR_WIDTH),
             time_of_usec(member.usage_usec),
-            member.comm.clone(),
-        ]);
+        ];
+        if has_memory {
+            cells.extend([size(member.resident), size(member.swapped)]);
+        }
+        cells.push(member.comm.clone());
+        members.row(cells);
     }
     writeln!(out, "ungrouped {} %CPU", decimal(frame.ungrouped))?;
     groups.write(out)?;
     writeln!(out)?;
+    if has_memory {
+        memories_table(frame).write(out)?;
+        writeln!(out)?;
+    }
     members.write(out)
 }
 
@@ -107,7 +158,15 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains(" 42  web    running   5   120  50.0  ██████████            0:01.50  sh"),
+            text.contains(
+                " 42  web    running   5   120  50.0  ██████████            0:01.50  2.0M  1.0M  sh"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "web     32.0M  ██████████            64.0M  16.0M        1    500     20    1.5    0.2      2.0"
+            ),
             "{text}"
         );
     }

@@ -6,10 +6,10 @@ use ratatui::style::{Color, Modifier, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Row, Table, TableState};
 
-use super::frame::{Frame, GroupRow, MemberRow, Order};
-use super::text::{decimal, seconds, whole};
+use super::frame::{Frame, GroupRow, MemRow, Order};
+use super::text::{decimal, seconds, size, whole};
 use crate::output::bar;
-use crate::tree::values::time_of_usec;
+use crate::tree::values::{size_of_bytes, time_of_usec};
 
 /// What the lowest line shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,19 +30,29 @@ pub(super) enum Footer {
 /// Draws the picture.
 pub(super) fn draw(canvas: &mut Canvas<'_>, frame: &Frame, selected: &mut TableState, footer: &Footer) {
     let nr_groups = u16::try_from(frame.groups.len()).unwrap_or(u16::MAX);
-    // The groups may take half of the screen at most.
+    // The groups may take half of the screen at most, and memory a quarter.
     let group_lines = nr_groups.saturating_add(1).min(canvas.area().height / 2).max(1);
+    let memory_lines = match u16::try_from(frame.memories.len()).unwrap_or(u16::MAX) {
+        0 => 0,
+        nr => nr.saturating_add(2).min(canvas.area().height / 4),
+    };
     let areas = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(group_lines),
+        Constraint::Length(memory_lines),
         Constraint::Length(1),
         Constraint::Min(1),
         Constraint::Length(1),
     ]);
-    let [head, groups, _, members, foot] = areas.areas(canvas.area());
+    let [head, groups, memories, _, members, foot] = areas.areas(canvas.area());
     canvas.render_widget(head_line(frame), head);
     canvas.render_widget(groups_table(&frame.groups, groups), groups);
-    canvas.render_stateful_widget(members_table(&frame.members, members), members, selected);
+    if memories.height > 1 {
+        // A line between the two.
+        let below = Rect { y: memories.y + 1, height: memories.height - 1, ..memories };
+        canvas.render_widget(memories_table(&frame.memories, below), below);
+    }
+    canvas.render_stateful_widget(members_table(frame, members), members, selected);
     canvas.render_widget(foot_line(footer), foot);
 }
 
@@ -120,6 +130,54 @@ fn groups_table(groups: &[GroupRow], area: Rect) -> Table<'static> {
     Table::new(rows.collect::<Vec<_>>(), widths).header(heading(&names))
 }
 
+fn memories_table(memories: &[MemRow], area: Rect) -> Table<'static> {
+    let width = bar_width(area);
+    let rows = memories.iter().map(|memory| {
+        let pressure = Cell::from(format!("{:>6}", decimal(memory.pressure.0)));
+        Row::new(vec![
+            Cell::from(memory.name.to_string()).bold(),
+            right(size(memory.resident), 7),
+            bar_cell(memory.fill(), 1.0, width),
+            right(memory.max.map_or_else(|| "max".into(), size_of_bytes), 7),
+            right(size(memory.swapped), 7),
+            right(memory.nr_members.to_string(), 5),
+            right(format!("{:.0}", memory.faults), 8),
+            right(format!("{:.0}", memory.major_faults), 8),
+            pressure.style(pressure_style(memory.pressure.0)),
+            right(decimal(memory.pressure.1), 6),
+            right(decimal(Some(memory.worker)), 7),
+        ])
+    });
+    let widths = [
+        Constraint::Length(16),
+        Constraint::Length(7),
+        Constraint::Length(width),
+        Constraint::Length(7),
+        Constraint::Length(7),
+        Constraint::Length(5),
+        Constraint::Length(8),
+        Constraint::Length(8),
+        Constraint::Length(6),
+        Constraint::Length(6),
+        Constraint::Length(7),
+    ];
+    let names = [
+        "MEMORY", "    RES", "", "    MAX", "   SWAP", "TASKS", "   FLT/S", "   MAJ/S", " SOME%", " FULL%",
+        "WORKER%",
+    ];
+    Table::new(rows.collect::<Vec<_>>(), widths).header(heading(&names))
+}
+
+/// Time lost waiting for memory shall be seen.
+fn pressure_style(some_pct: Option<f64>) -> Style {
+    match some_pct {
+        Some(pct) if pct < 5.0 => Style::new().fg(Color::Green),
+        Some(pct) if pct < 25.0 => Style::new().fg(Color::Yellow),
+        Some(_) => Style::new().fg(Color::Red),
+        None => Style::new(),
+    }
+}
+
 /// A promise that is broken shall be seen.
 fn error_style(error_pct: Option<f64>) -> Style {
     match error_pct.map(f64::abs) {
@@ -130,9 +188,11 @@ fn error_style(error_pct: Option<f64>) -> Style {
     }
 }
 
-fn members_table(members: &[MemberRow], area: Rect) -> Table<'static> {
+fn members_table(frame: &Frame, area: Rect) -> Table<'static> {
     let width = bar_width(area);
-    let rows = members.iter().map(|member| {
+    // Columns that would be empty take no room.
+    let memory_width = if frame.memories.is_empty() { 0 } else { 7 };
+    let rows = frame.members.iter().map(|member| {
         Row::new(vec![
             right(member.pid.to_string(), 8),
             Cell::from(member.group.to_string()),
@@ -142,6 +202,8 @@ fn members_table(members: &[MemberRow], area: Rect) -> Table<'static> {
             right(decimal(Some(member.share)), 6),
             bar_cell(member.share, 100.0, width),
             right(time_of_usec(member.usage_usec), 9),
+            right(size(member.resident), 7),
+            right(size(member.swapped), 7),
             Cell::from(member.comm.clone()),
         ])
     });
@@ -154,9 +216,23 @@ fn members_table(members: &[MemberRow], area: Rect) -> Table<'static> {
         Constraint::Length(6),
         Constraint::Length(width),
         Constraint::Length(9),
+        Constraint::Length(memory_width),
+        Constraint::Length(memory_width),
         Constraint::Fill(1),
     ];
-    let names = ["     PID", "GROUP", "STATE", " NI", "PRIO", "  %CPU", "", "     TIME", "COMM"];
+    let names = [
+        "     PID",
+        "GROUP",
+        "STATE",
+        " NI",
+        "PRIO",
+        "  %CPU",
+        "",
+        "     TIME",
+        "    RES",
+        "   SWAP",
+        "COMM",
+    ];
     Table::new(rows.collect::<Vec<_>>(), widths)
         .header(heading(&names))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
@@ -199,7 +275,7 @@ mod tests {
 
     #[test]
     fn picture_has_promise_bars_and_members() {
-        let text = drawn(140, 12, &Footer::Keys);
+        let text = drawn(140, 20, &Footer::Keys);
 
         assert!(
             text.contains("groups 1   members 3   grouped 50.0 %   ungrouped 75.0 %   by share"),
@@ -208,6 +284,8 @@ mod tests {
         assert!(text.contains("web                50.0 ██████████████"), "{text}");
         assert!(text.contains(" 2.50s  2.49s   -0.4 park=freeze handover=strict"), "{text}");
         assert!(text.contains("      42 web              running"), "{text}");
+        assert!(text.contains("web                32.0M ██████████████"), "{text}");
+        assert!(text.contains(" 64.0M   16.0M     1      500       20    1.5    0.2     2.0"), "{text}");
         assert!(text.contains("q quit"), "{text}");
     }
 
