@@ -7,8 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use compartmentd::tree::names::{parse_group_name, parse_pid};
 use compartmentd::tree::values::{
-    format_class, format_cpu_max, format_line, format_slice, parse_class, parse_cpu_max, parse_nice,
-    parse_rules, parse_scheduler, parse_signal, parse_slice, parse_vcpus,
+    format_class, format_cpu_max, format_limit, format_line, format_slice, format_tiers, parse_class,
+    parse_cpu_max, parse_limit, parse_nice, parse_reclaim, parse_rules, parse_scheduler, parse_signal,
+    parse_slice, parse_swap_max, parse_tiers, parse_trigger, parse_vcpus,
 };
 use guest_sched::host::proto::CpuMax;
 use libfuzzer_sys::fuzz_target;
@@ -37,6 +38,17 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(class) = parse_class(bytes) {
         assert_eq!(parse_class(format_class(class).as_bytes()), Ok(class));
     }
+    if let Ok(limit) = parse_limit(bytes) {
+        assert_eq!(parse_limit(format_limit(limit).as_bytes()), Ok(limit));
+    }
+    if let Ok(limit) = parse_swap_max(bytes) {
+        assert_eq!(parse_swap_max(format_limit(limit).as_bytes()), Ok(limit));
+    }
+    if let Ok(tiers) = parse_tiers(bytes) {
+        assert_eq!(parse_tiers(format_tiers(&tiers).as_bytes()), Ok(tiers));
+    }
+    let _ = parse_reclaim(bytes);
+    let _ = parse_trigger(bytes);
     let _ = parse_scheduler(bytes);
     let _ = parse_signal(bytes);
     let _ = parse_rules(bytes);

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 /// Names of programs of ours.
 const PROGRAMS: &[&str] = &["compartment", "compartmentd"];
 /// First arguments with which a program (ours, or a test that plays ours) is one of our helpers.
-const ROLES: &[&str] = &["keeper", "exec-gate"];
+const ROLES: &[&str] = &["keeper", "mem-keeper", "exec-gate"];
 /// How the names of cgroups of ours begin.
 const CGROUPS: &[&str] = &["compartment.", "compartment-doctor-", "compartment-bench."];
 /// So many things are named at most.

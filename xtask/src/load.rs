@@ -3,6 +3,10 @@
 //! Each pins itself, dies with whoever started it, and runs until it is killed. Those that measure something hear on standard input: a
 //! line ends what was recorded so far and prints it, and recording begins anew.
 
+mod pages;
+mod sys;
+mod tasks;
+
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
@@ -60,6 +64,24 @@ enum Load {
         #[arg(long)]
         counter: PathBuf,
     },
+    /// Uses memory in some order, and verifies it
+    Pages(pages::PagesArgs),
+    /// Maps and unmaps
+    Maps(pages::MapsArgs),
+    /// Forks, executes, waits
+    Children(pages::ChildrenArgs),
+    /// Takes up memory
+    Ballast(pages::BallastArgs),
+    /// Publishes and retires guest tasks; prints nanoseconds for each
+    Publish(tasks::PublishArgs),
+    /// Starts and joins named threads; prints nanoseconds for each
+    Threads(tasks::ThreadsArgs),
+    /// Shows guest tasks to a daemon; prints when each signal for one came
+    Application(tasks::ApplicationArgs),
+    /// Waits for SIGTERM; prints when each came
+    Sigwait,
+    /// Has sleeping children
+    Sleepers(tasks::SleepersArgs),
 }
 
 /// Gaps below this are interrupts and the like.
@@ -86,6 +108,15 @@ pub(crate) fn run(args: &LoadArgs) -> Result<()> {
         Load::Gaps => gaps(),
         Load::Pingpong { counter } => pingpong(counter),
         Load::Forks { counter } => forks(counter),
+        Load::Pages(args) => pages::pages(args),
+        Load::Maps(args) => pages::maps(args),
+        Load::Children(args) => pages::children(args),
+        Load::Ballast(args) => pages::ballast(args),
+        Load::Publish(args) => tasks::publish(args),
+        Load::Threads(args) => tasks::threads(args),
+        Load::Application(args) => tasks::application(args),
+        Load::Sigwait => tasks::sigwait(),
+        Load::Sleepers(args) => tasks::sleepers(args),
     }
 }
 

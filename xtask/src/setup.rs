@@ -20,25 +20,42 @@ pub(crate) struct SetupArgs {
     pub(crate) dry_run: bool,
 }
 
-/// A program that tells whether a Debian package is there.
+/// A program, or a path, that tells whether a Debian package is there.
 const TESTS: &[(&str, &str)] = &[
+    ("busybox", "busybox-static"),
     ("c++", "g++"),
     ("cc", "gcc"),
     ("cpulimit", "cpulimit"),
+    ("chrt", "util-linux"),
     ("fusermount3", "fuse3"),
+    ("gdb", "gdb"),
+    ("htop", "htop"),
+    ("killall", "psmisc"),
+    ("linux.uml", "user-mode-linux"),
     ("make", "make"),
     ("mount", "mount"),
+    ("nsenter", "util-linux"),
+    ("pkg-config", "pkgconf"),
+    ("perl", "perl"),
+    ("objdump", "binutils"),
     ("ps", "procps"),
     ("python3", "python3-minimal"),
+    ("/usr/lib/python3/dist-packages/psutil/__init__.py", "python3-psutil"),
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+    ("renice", "bsdutils"),
+    ("script", "bsdutils"),
     ("setpriv", "util-linux"),
+    ("sqlite3", "sqlite3"),
+    ("strace", "strace"),
     ("stress-ng", "stress-ng"),
     ("taskset", "util-linux"),
     ("tmux", "tmux"),
     ("unshare", "util-linux"),
+    ("xz", "xz-utils"),
 ];
 
-const VM: &[(&str, &str)] =
-    &[("busybox", "busybox-static"), ("cpio", "cpio"), ("qemu-system-x86_64", "qemu-system-x86")];
+const VM: &[(&str, &str)] = &[("cpio", "cpio"), ("qemu-system-x86_64", "qemu-system-x86")];
 
 const APT_LIMIT: Duration = Duration::from_secs(900);
 

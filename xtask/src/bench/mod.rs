@@ -1,4 +1,4 @@
-//! `cargo xtask bench cpu`: the CPU rows of the targets, each with its peer beside it in the same run.
+//! `cargo xtask bench`: the rows of the targets, each with its peer beside it in the same run. `cpu` is here, `memory` in [`memory`], `tasks` in [`tasks`].
 //!
 //! Everything is read from the kernel's accounting of the programs, nothing from ours. Our side and the peer take turns on the same
 //! programs; the order changes from run to run.
@@ -7,11 +7,13 @@
 //! - [`cases`]: what is measured. - [`report`], [`stats`]: the table.
 
 mod cases;
+mod memory;
 mod ours;
 mod peer;
 mod procs;
 mod report;
 mod stats;
+mod tasks;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,6 +42,10 @@ pub(crate) struct BenchArgs {
 enum What {
     /// The CPU half: shares, cost, latency, caps
     Cpu(CpuArgs),
+    /// The memory half: paged programs, the cost of being a member, moves, faults
+    Memory(memory::MemoryArgs),
+    /// Guest tasks: publishing, signals, listings, attributes of the tree
+    Tasks(tasks::TasksArgs),
 }
 
 #[derive(Debug, Args)]
@@ -132,20 +138,8 @@ impl Bench {
     }
 
     /// Measures both sides in turns.
-    fn pairs(&self, mut measure: impl FnMut(Side) -> Result<Vec<f64>>) -> Result<Pairs> {
-        let mut pairs = Pairs { ours: Vec::new(), peer: Vec::new() };
-        for turn in 0..self.runs {
-            let order = if turn % 2 == 0 { [Side::Ours, Side::Peer] } else { [Side::Peer, Side::Ours] };
-            for side in order {
-                let metrics = measure(side)?;
-                let series = if side == Side::Ours { &mut pairs.ours } else { &mut pairs.peer };
-                series.resize_with(metrics.len(), Series::default);
-                for (series, value) in series.iter_mut().zip(metrics) {
-                    series.0.push(value);
-                }
-            }
-        }
-        Ok(pairs)
+    fn pairs(&self, measure: impl FnMut(Side) -> Result<Vec<f64>>) -> Result<Pairs> {
+        in_turns(self.runs, measure)
     }
 
     /// Waits until what was just changed no longer shows.
@@ -161,6 +155,23 @@ impl Bench {
         std::thread::sleep(self.window);
         started.elapsed().as_nanos() as f64
     }
+}
+
+/// Measures both sides in turns, so many times.
+fn in_turns(runs: usize, mut measure: impl FnMut(Side) -> Result<Vec<f64>>) -> Result<Pairs> {
+    let mut pairs = Pairs { ours: Vec::new(), peer: Vec::new() };
+    for turn in 0..runs {
+        let order = if turn % 2 == 0 { [Side::Ours, Side::Peer] } else { [Side::Peer, Side::Ours] };
+        for side in order {
+            let metrics = measure(side)?;
+            let series = if side == Side::Ours { &mut pairs.ours } else { &mut pairs.peer };
+            series.resize_with(metrics.len(), Series::default);
+            for (series, value) in series.iter_mut().zip(metrics) {
+                series.0.push(value);
+            }
+        }
+    }
+    Ok(pairs)
 }
 
 /// Lets us, and what we start, use the measured CPU too, for a while.
@@ -194,7 +205,14 @@ fn start_daemon(program: &Path, measured: usize) -> Result<Daemon> {
 /// # Errors
 /// If something cannot be measured. A target that is not met is no error: it is in the table.
 pub(crate) fn main(args: &BenchArgs) -> Result<()> {
-    let What::Cpu(args) = &args.what;
+    match &args.what {
+        What::Cpu(args) => cpu(args),
+        What::Memory(args) => memory::main(args),
+        What::Tasks(args) => tasks::main(args),
+    }
+}
+
+fn cpu(args: &CpuArgs) -> Result<()> {
     let wanted: Vec<_> = cases::ALL
         .iter()
         .filter(|c| args.only.is_empty() || args.only.iter().any(|o| o == c.letter))
@@ -216,27 +234,22 @@ pub(crate) fn main(args: &BenchArgs) -> Result<()> {
     println!("{text}");
     let is_full = args.only.is_empty() && !args.quick;
     if is_full || args.write {
-        let file = crate::root().join("docs/benchmarks.md");
-        std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+        report::store("cpu", &text)?;
     }
     Ok(())
 }
 
 fn prepare(args: &CpuArgs) -> Result<Bench> {
-    let program = match &args.program {
-        Some(program) => {
-            std::fs::canonicalize(program).with_context(|| format!("find {}", program.display()))?
-        }
-        None => build()?,
-    };
+    let program = program(args.program.as_deref())?;
     peer::clean_up();
-    let allowed = sched_getaffinity(Pid::from_raw(0)).context("look which CPUs we may use")?;
-    let cpus: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).collect();
+    let cpus = allowed_cpus()?;
     let cpu = args.cpu.or(cpus.last().copied()).context("there is no CPU")?;
     if cpus.len() > 1 {
         // What measures keeps away from what is measured.
-        let mut others = allowed;
-        others.unset(cpu)?;
+        let mut others = CpuSet::new();
+        for &other in cpus.iter().filter(|&&other| other != cpu) {
+            others.set(other)?;
+        }
         sched_setaffinity(Pid::from_raw(0), &others).context("leave the measured CPU")?;
     }
     let is_quick = args.quick;
@@ -261,6 +274,21 @@ fn prepare(args: &CpuArgs) -> Result<Bench> {
         busy_before,
         scratch: scratch.context("make a directory")?,
     })
+}
+
+fn allowed_cpus() -> Result<Vec<usize>> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("look which CPUs we may use")?;
+    Ok((0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).collect())
+}
+
+/// The binary to measure with: the one that was asked for, or one that is built now.
+fn program(asked: Option<&Path>) -> Result<PathBuf> {
+    match asked {
+        Some(program) => {
+            std::fs::canonicalize(program).with_context(|| format!("find {}", program.display()))
+        }
+        None => build(),
+    }
 }
 
 /// A CPU that is busier than this many percent disturbs the measurements.
@@ -297,21 +325,25 @@ fn disturbance(busy: f64) -> String {
     format!("{word} measured CPU was {busy:.0} % busy with other things when the run began.")
 }
 
-fn document(bench: &Bench, rows: &[Row]) -> String {
-    let (asked, met) = report::tally(rows);
+/// The kernel and the kind of CPU.
+fn host() -> String {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let kernel = kernel.split(['-', '+']).next().unwrap_or_default().trim().to_owned();
-    let cpus = bench.nr_cpus;
+    format!("Linux {kernel}, {}", std::env::consts::ARCH)
+}
+
+fn document(bench: &Bench, rows: &[Row]) -> String {
+    let (asked, met) = report::tally(rows);
+    let (host, cpus) = (host(), bench.nr_cpus);
     let version = step::output(Command::new(&bench.program).arg("--version")).unwrap_or_default();
     format!(
-        "# Benchmarks\n\n\
-         Made by `cargo xtask bench cpu`{}: {} on Linux {kernel}, {}, {cpus} CPUs, all measured programs on one of them. \
+        "## CPU\n\n\
+         Made by `cargo xtask bench cpu`{}: {} on {host}, {cpus} CPUs, all measured programs on one of them. \
          Numbers are the median of {} paired runs of {} s, with the smallest and the largest in brackets; ours and the peer took turns \
          with the same programs. CPU time is the kernel's account (`/proc/PID/schedstat`). The ratio is taken pair by pair.\n\n\
          {met} of {asked} targets met. {}\n\n{}\n{}",
         if bench.is_quick { " --quick" } else { "" },
         version.trim(),
-        std::env::consts::ARCH,
         bench.runs,
         bench.window.as_secs(),
         disturbance(bench.busy_before),

@@ -1,9 +1,11 @@
 //! Our side: a daemon of its own for the bench, used through its control tree as a user would.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,6 +14,8 @@ use tempfile::TempDir;
 use crate::step;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A move that takes longer hangs.
+const MOVE: Duration = Duration::from_secs(60);
 
 /// A running daemon; ended with its groups when dropped.
 #[derive(Debug)]
@@ -35,7 +39,9 @@ impl Daemon {
             .args(["daemon", "--embedded", "--foreground", "--mount"])
             .arg(&tree)
             .arg("--state")
-            .arg(&state);
+            .arg(&state)
+            .arg("--socket")
+            .arg(guest_task::socket_beside(&tree));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().with_context(|| format!("start {}", program.display()))?;
         let mut daemon = Self { child, dir, program: program.to_owned() };
@@ -73,7 +79,14 @@ impl Daemon {
         let mut args = vec!["create", name];
         args.extend(options);
         step::output(&mut self.command(&args))?;
-        Ok(Group { daemon: self, name: name.to_owned(), dir: self.tree().join("sched-groups").join(name) })
+        Ok(Group { daemon: self, name: name.to_owned(), half: self.tree().join("sched-groups") })
+    }
+
+    /// Makes a mem_group.
+    pub(super) fn pool(&self, name: &str, max: u64, tiers: &str) -> Result<Group<'_>> {
+        let max = max.to_string();
+        step::output(&mut self.command(&["create", name, "--memory", &max, "--swap-tiers", tiers]))?;
+        Ok(Group { daemon: self, name: name.to_owned(), half: self.tree().join("mem-groups") })
     }
 
     /// All processes that this daemon brought along: itself, keepers, workers.
@@ -115,7 +128,8 @@ impl Drop for Daemon {
 pub(super) struct Group<'a> {
     daemon: &'a Daemon,
     name: String,
-    dir: PathBuf,
+    /// Its half of the tree.
+    half: PathBuf,
 }
 
 impl Group<'_> {
@@ -123,17 +137,33 @@ impl Group<'_> {
         &self.name
     }
 
-    /// `mv sched-groups/0/PID GROUP/`: what `mv` does is one `rename`.
+    /// `mv 0/PID GROUP/`: what `mv` does is one `rename`.
     pub(super) fn take(&self, pid: u32) -> Result<()> {
+        self.carry("0", &self.name, pid)
+    }
+
+    /// `mv GROUP/PID 0/`.
+    pub(super) fn release(&self, pid: u32) -> Result<()> {
+        self.carry(&self.name, "0", pid)
+    }
+
+    fn carry(&self, from: &str, to: &str, pid: u32) -> Result<()> {
         let pid = pid.to_string();
-        let from = self.daemon.tree().join("sched-groups/0").join(&pid);
-        fs::rename(&from, self.dir.join(&pid))
-            .with_context(|| format!("move {pid} into {}: {}", self.name, self.daemon.error_log()))
+        let (old, new) = (self.half.join(from).join(&pid), self.half.join(to).join(&pid));
+        // Aside: a move that never ends must not be our end too.
+        let (tell, told) = channel();
+        std::thread::spawn(move || tell.send(fs::rename(old, new)));
+        let moved = told.recv_timeout(MOVE).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+        moved.with_context(|| format!("move {pid} from {from} to {to}: {}", self.daemon.error_log()))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.half.join(&self.name).join(name)
     }
 
     /// `echo VALUE > GROUP/FILE`.
     pub(super) fn write(&self, file: &str, value: &str) -> Result<()> {
-        fs::write(self.dir.join(file), format!("{value}\n")).with_context(|| {
+        fs::write(self.file(file), format!("{value}\n")).with_context(|| {
             format!("write {value:?} into {}/{file}: {}", self.name, self.daemon.error_log())
         })
     }
@@ -141,8 +171,16 @@ impl Group<'_> {
     /// `cat GROUP/FILE`.
     pub(super) fn read(&self, file: &str) -> Result<String> {
         let text =
-            fs::read_to_string(self.dir.join(file)).with_context(|| format!("read {}/{file}", self.name))?;
+            fs::read_to_string(self.file(file)).with_context(|| format!("read {}/{file}", self.name))?;
         Ok(text.trim_end().to_owned())
+    }
+
+    /// A number in a file of `key value` lines.
+    pub(super) fn key(&self, file: &str, key: &str) -> Result<u64> {
+        let text = self.read(file)?;
+        let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' '));
+        let number = line.with_context(|| format!("{file} of {} has no {key}", self.name))?;
+        number.parse().with_context(|| format!("{key} of {file} is no number"))
     }
 
     /// The worker's process.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 /// How the names of our cgroups begin.
-const PREFIX: &str = "compartment-bench.";
+pub(super) const PREFIX: &str = "compartment-bench.";
 
 /// Where cpu cgroups can be made.
 #[derive(Clone, Debug)]
@@ -20,8 +20,7 @@ pub(super) struct CpuController {
 impl CpuController {
     /// Finds the controller: a v1 hierarchy, else v2 if its root hands the controller down.
     pub(super) fn find() -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
-        let mounts: Vec<(PathBuf, String, String)> = mounts.lines().filter_map(parse_mount).collect();
+        let mounts = mounts()?;
         if let Some((at, ..)) =
             mounts.iter().find(|(_, kind, opts)| kind == "cgroup" && opts.split(',').any(|o| o == "cpu"))
         {
@@ -40,12 +39,23 @@ impl CpuController {
         bail!("no cpu cgroup can be made here: there is no peer to compare with")
     }
 
+    /// The cgroup in which ours are made.
+    pub(super) fn parent(&self) -> &Path {
+        &self.parent
+    }
+
     /// Makes a cgroup of default weight.
     pub(super) fn group(&self, name: &str) -> Result<CpuCgroup> {
         let dir = self.parent.join(format!("{PREFIX}{}.{name}", std::process::id()));
         fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
         Ok(CpuCgroup { parent: self.parent.clone(), dir, is_v1: self.is_v1 })
     }
+}
+
+/// Where something is mounted, of which kind, with which options.
+pub(super) fn mounts() -> Result<Vec<(PathBuf, String, String)>> {
+    let text = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    Ok(text.lines().filter_map(parse_mount).collect())
 }
 
 fn parse_mount(line: &str) -> Option<(PathBuf, String, String)> {
@@ -148,7 +158,8 @@ pub(super) fn clean_up() {
     }
 }
 
-fn maker_of(dir: &Path) -> Option<String> {
+/// The process that made something of ours, by its name.
+pub(super) fn maker_of(dir: &Path) -> Option<String> {
     let name = dir.file_name()?.to_str()?.strip_prefix(PREFIX)?;
     Some(name.split('.').next()?.to_owned())
 }

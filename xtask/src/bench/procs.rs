@@ -1,7 +1,7 @@
 //! Programs under measurement, and the kernel's accounting of them.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -96,6 +96,11 @@ impl Load {
         Self::start(Some(cpu), &["gaps"], None, true)
     }
 
+    /// Something else, which tells of what it does line by line.
+    pub(super) fn telling(args: &[&str]) -> Result<Self> {
+        Self::start(None, args, None, true)
+    }
+
     fn start(cpu: Option<usize>, args: &[&str], counter: Option<Counter>, is_asked: bool) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("find the own binary")?);
         command.arg("load").args(["--parent", &std::process::id().to_string()]);
@@ -137,10 +142,21 @@ impl Load {
             bail!("this load records nothing")
         };
         input.write_all(b"\n").context("ask a load")?;
-        let mut line = String::new();
-        output.read_line(&mut line).context("hear from a load")?;
-        Ok(line.split_whitespace().filter_map(|n| n.parse().ok()).collect())
+        numbers(output)
     }
+
+    /// The numbers of the next line that it tells by itself.
+    pub(super) fn hear(&mut self) -> Result<Vec<u64>> {
+        numbers(self.output.as_mut().context("this load tells nothing")?)
+    }
+}
+
+fn numbers(output: &mut impl BufRead) -> Result<Vec<u64>> {
+    let mut line = String::new();
+    if output.read_line(&mut line).context("hear from a load")? == 0 {
+        bail!("a load has ended");
+    }
+    Ok(line.split_whitespace().filter_map(|n| n.parse().ok()).collect())
 }
 
 impl Drop for Load {

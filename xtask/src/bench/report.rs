@@ -1,5 +1,7 @@
 //! The table of results.
 
+use anyhow::{Context as _, Result};
+
 use super::stats::Series;
 
 /// What is asked of a number.
@@ -109,6 +111,27 @@ pub(super) fn tally(rows: &[Row]) -> (usize, usize) {
     (met.len(), met.iter().filter(|m| **m).count())
 }
 
+/// Puts the text of a bench into docs/benchmarks.md, in the place of what it said before.
+///
+/// # Errors
+/// If the file cannot be read or written.
+pub(super) fn store(bench: &str, text: &str) -> Result<()> {
+    let file = crate::root().join("docs/benchmarks.md");
+    let before = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let after = with_section(&before, bench, text);
+    std::fs::write(&file, after).with_context(|| format!("write {}", file.display()))
+}
+
+/// A section lies between two comments.
+fn with_section(before: &str, name: &str, text: &str) -> String {
+    let (begin, end) = (format!("<!-- bench {name} -->"), format!("<!-- end of bench {name} -->"));
+    let section = format!("{begin}\n{}\n{end}", text.trim_end());
+    let around = before
+        .split_once(&begin)
+        .and_then(|(head, rest)| rest.split_once(&end).map(|(_, tail)| format!("{head}{section}{tail}")));
+    around.unwrap_or_else(|| format!("{}\n\n{section}\n", before.trim_end()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +161,16 @@ mod tests {
 
         assert_eq!(row.is_met(), Some(false));
         assert_eq!(Row::new("x", "", 0, series(&[1.0])).is_met(), None);
+    }
+
+    #[test]
+    fn section_takes_the_place_of_its_former_self_only() {
+        let one = with_section("# Benchmarks\n", "cpu", "old\n");
+        let two = with_section(&one, "memory", "memory\n");
+
+        let three = with_section(&two, "cpu", "new\n");
+
+        assert_eq!(three, two.replace("old", "new"));
+        assert!(three.contains("<!-- bench memory -->\nmemory\n<!-- end of bench memory -->\n"));
     }
 }
