@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use support::{
@@ -81,6 +81,66 @@ fn worker_killed_resumes_members_and_is_replaced() {
 }
 
 #[test]
+fn worker_stopped_is_replaced_and_its_members_are_resumed() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    for mode in [None, Some("park=stop")] {
+        let (daemon, outside, members) = group(mode, 3);
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            wait_until(10, "a parked member", || members.iter().any(|m| !is_free(m.pid())));
+            let (_, worker) = daemon.keeper_and_worker();
+            signal(worker, Signal::SIGSTOP);
+            times.push(time_until_free(&members, "no worker, but one was stopped"));
+            wait_until(10, "another worker", || daemon.keeper_and_worker().1 != worker);
+        }
+        // A stop of 50 ms is tolerated.
+        assert!(times.iter().any(|t| *t < Duration::from_millis(150)), "{times:?}");
+        assert_scheduled(&daemon, &outside, &members);
+    }
+}
+
+#[test]
+fn worker_stopped_and_continued_at_once_works_on() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    let (daemon, outside, members) = group(None, 2);
+    let (_, worker) = daemon.keeper_and_worker();
+
+    for _ in 0..10 {
+        signal(worker, Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(2));
+        signal(worker, Signal::SIGCONT);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    assert_scheduled(&daemon, &outside, &members);
+    assert_eq!(daemon.keeper_and_worker().1, worker);
+}
+
+#[test]
+fn idle_worker_stopped_is_replaced_too() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    let daemon = Daemon::start();
+    daemon.mkdir("g");
+    let sleeper = Program::start(&["sleep", "1000"]);
+    daemon.join("g", sleeper.pid()).expect("joined");
+    let (_, worker) = daemon.keeper_and_worker();
+
+    signal(worker, Signal::SIGSTOP);
+
+    wait_until(10, "another worker", || daemon.keeper_and_worker().1 != worker);
+    wait_until(10, "the member to be back", || daemon.members("g") == [sleeper.pid()]);
+}
+
+#[test]
 fn keeper_killed_is_replaced() {
     if !can_run() {
         return;
@@ -95,6 +155,71 @@ fn keeper_killed_is_replaced() {
         wait_until(10, "another keeper", || daemon.keeper_and_worker().0 != keeper);
     }
     assert_prompt(&times);
+    assert_scheduled(&daemon, &outside, &members);
+}
+
+#[test]
+fn stopped_keeper_is_replaced() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    let (daemon, outside, members) = group(None, 3);
+    let (keeper, _) = daemon.keeper_and_worker();
+
+    signal(keeper, Signal::SIGSTOP);
+
+    wait_until(10, "the keeper to be dead", || !daemon.drivers().contains(&keeper));
+    wait_until(10, "another keeper", || daemon.keeper_and_worker().0 != keeper);
+    assert_scheduled(&daemon, &outside, &members);
+}
+
+/// Until its keeper goes on, nobody but the daemon can see to the members.
+#[test]
+fn worker_killed_beside_a_stopped_keeper_is_made_good_by_the_daemon() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    for mode in [None, Some("park=stop")] {
+        let (daemon, outside, members) = group(mode, 3);
+        let mut times = Vec::new();
+        for _ in 0..3 {
+            wait_until(10, "a parked member", || members.iter().any(|m| !is_free(m.pid())));
+            let (keeper, worker) = daemon.keeper_and_worker();
+            signal(keeper, Signal::SIGSTOP);
+            kill9(worker);
+            let start = Instant::now();
+            for m in &members {
+                wait_until(10, "the members of a stopped keeper to be free", || is_free(m.pid()));
+            }
+            times.push(start.elapsed());
+            wait_until(10, "another keeper", || daemon.keeper_and_worker().0 != keeper);
+        }
+        // Half a second is what the daemon waits.
+        assert!(times.iter().any(|t| *t < Duration::from_secs(2)), "{times:?}");
+        assert_scheduled(&daemon, &outside, &members);
+    }
+}
+
+/// Neither can see to the other: the daemon does.
+#[test]
+fn keeper_and_worker_stopped_together_are_replaced_by_the_daemon() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    let (daemon, outside, members) = group(None, 3);
+    wait_until(10, "a parked member", || members.iter().any(|m| !is_free(m.pid())));
+    let (keeper, worker) = daemon.keeper_and_worker();
+
+    signal(keeper, Signal::SIGSTOP);
+    signal(worker, Signal::SIGSTOP);
+
+    wait_until(20, "another pair", || {
+        let drivers = daemon.drivers();
+        !drivers.contains(&keeper) && !drivers.contains(&worker) && drivers.len() == 2
+    });
     assert_scheduled(&daemon, &outside, &members);
 }
 
@@ -212,8 +337,9 @@ fn deaths_at_any_moment_are_made_good() {
     }
     let _alone = alone();
     let (mut daemon, outside, members) = group(None, 3);
-    let mut seed =
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
+    let mut seed = std::time::SystemTime::now()
+        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+        .map_or(1, |d| d.as_nanos() as u64);
     eprintln!("seed {seed}");
     let mut random = move |below: u64| {
         seed ^= seed << 13;
@@ -294,6 +420,11 @@ fn user_stop_stays_a_stop() {
 
     signal(stopped, Signal::SIGCONT);
 
+    // The policy takes the stop for a sleep, and lets it go first for 0.7 s of CPU time.
+    let sched = format!("sched-groups/g/{stopped}/sched");
+    wait_until(60, "it to have used its credit", || {
+        daemon.key(&sched, "interactive").as_deref() == Some("0")
+    });
     assert_scheduled(&daemon, &outside, &members);
 }
 

@@ -108,3 +108,32 @@ fn process_of_many_threads_is_one_task_where_they_cannot_be_parked_alone() {
     assert_near(&[50.0, 50.0], 4.0, || support::shares(&[one.pid(), three.pid()], 4));
     assert!(support::shares(&[outside.pid(), one.pid()], 2)[0] > 25.0);
 }
+
+#[test]
+fn nice_of_every_thread_comes_back() {
+    if !can_run() {
+        return;
+    }
+    let _alone = alone();
+    for mode in [None, Some("park=stop")] {
+        let daemon = Daemon::with_mode(mode);
+        daemon.group("g", 5_000);
+        let (hog, p) = (Program::spin(), Program::actor("threads 3"));
+        wait_until(10, "three threads", || threads(p.pid()).len() == 3);
+        for tid in threads(p.pid()) {
+            assert!(support::sh(&format!("renice -n 6 -p {tid}")).status.success());
+        }
+        let all_have = |nice| threads(p.pid()).into_iter().all(|tid| support::nice(tid) == Some(nice));
+        assert!(all_have(6));
+
+        for p in [&hog, &p] {
+            daemon.join("g", p.pid()).expect("joined");
+        }
+        assert!(all_have(0), "{mode:?}: the group's");
+        daemon.write("sched-groups/g/nice", "2").expect("a nice value");
+        wait_until(5, "the group's new one", || all_have(2));
+        daemon.rename("g", "0", p.pid()).expect("left");
+
+        assert!(all_have(6), "{mode:?}: its own");
+    }
+}

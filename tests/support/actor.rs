@@ -31,10 +31,30 @@ pub fn play_if_asked() {
         "exec-spin" => exec_spin(),
         "waits" => waits(Duration::from_secs(number(1))),
         "trace" => trace(number(1)),
+        "pages" => super::pages::play(&words[1..]),
+        "proc-view" => proc_view(number(1) as i32),
         "spin-for" => spin(Duration::from_millis(number(1))),
         _ => exit(99),
     }
     exit(0)
+}
+
+/// Looks at a process with the crate `procfs`.
+fn proc_view(pid: i32) {
+    let process = procfs::process::Process::new(pid).expect("a process");
+    let (stat, status) = (process.stat().expect("stat"), process.status().expect("status"));
+    assert_eq!((stat.pid, status.pid, status.name.as_str()), (pid, pid, stat.comm.as_str()));
+    assert_eq!(process.cmdline().expect("cmdline").join(" "), "job --number 1");
+    assert!(
+        process.statm().is_ok()
+            && process.io().is_ok()
+            && process.limits().is_ok()
+            && process.cgroups().is_ok()
+    );
+    assert_eq!(process.fd().expect("fd").count(), 0);
+    let all = procfs::process::all_processes().expect("all").flatten().map(|p| p.pid).collect::<Vec<_>>();
+    assert!(all.contains(&pid) && all.contains(&1));
+    println!("{} {:?} {}", stat.comm, stat.state().expect("a state"), stat.num_threads);
 }
 
 fn now_ms() -> u64 {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ pub struct Daemon {
     pub state: PathBuf,
     child: Child,
     mode: Option<String>,
+    descriptors: Option<u32>,
     log: PathBuf,
     // Last: removed when all else is gone.
     _dir: tempfile::TempDir,
@@ -34,14 +35,24 @@ impl Daemon {
 
     /// Starts one whose groups use these parts of the driver.
     pub fn with_mode(mode: Option<&str>) -> Self {
+        Self::with(mode, None)
+    }
+
+    /// Starts one that may have so many descriptors.
+    pub fn with_descriptors(nr: u32) -> Self {
+        Self::with(None, Some(nr))
+    }
+
+    fn with(mode: Option<&str>, descriptors: Option<u32>) -> Self {
         let dir = tempfile::Builder::new().prefix("cmpt-test-").tempdir().expect("a directory");
         // Ordinary users of the tests go through it.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("mode");
         let (mount, state) = (dir.path().join("tree"), dir.path().join("state"));
         fs::create_dir(&mount).expect("a mount point");
         let log = dir.path().join("log");
-        let child = spawn(&mount, &state, mode, &log);
-        let daemon = Self { mount, state, child, mode: mode.map(str::to_owned), log, _dir: dir };
+        let child = spawn(&mount, &state, mode, descriptors, &log);
+        let mode = mode.map(str::to_owned);
+        let daemon = Self { mount, state, child, mode, descriptors, log, _dir: dir };
         daemon.wait_ready();
         daemon
     }
@@ -58,7 +69,7 @@ impl Daemon {
 
     /// Starts another one on the same directories.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.mount, &self.state, self.mode.as_deref(), &self.log);
+        self.child = spawn(&self.mount, &self.state, self.mode.as_deref(), self.descriptors, &self.log);
         self.wait_ready();
     }
 
@@ -141,6 +152,17 @@ impl Daemon {
     /// Keepers and workers of this daemon's groups.
     pub fn drivers(&self) -> Vec<i32> {
         drivers(&self.state)
+    }
+
+    /// What it, its keepers and workers have logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Opens `events`; what happens from now on can be read from it.
+    pub fn events(&self) -> fs::File {
+        let mut options = fs::File::options();
+        options.read(true).custom_flags(libc::O_NONBLOCK).open(self.path("events")).expect("events")
     }
 
     /// What there is to say of a group's members when a test has failed.
@@ -226,7 +248,7 @@ pub fn drivers(state: &Path) -> Vec<i32> {
         let cmdline = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let args: Vec<_> =
             cmdline.split(|&b| b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
-        if args.get(1).is_some_and(|a| a == "keeper")
+        if args.get(1).is_some_and(|a| a == "keeper" || a == "mem-keeper")
             && args.get(2).is_some_and(|a| Path::new(a).starts_with(state))
         {
             pids.push(pid);
@@ -236,8 +258,15 @@ pub fn drivers(state: &Path) -> Vec<i32> {
     pids
 }
 
-fn spawn(mount: &Path, state: &Path, mode: Option<&str>, log: &Path) -> Child {
-    let mut command = Command::new(EXE);
+fn spawn(mount: &Path, state: &Path, mode: Option<&str>, descriptors: Option<u32>, log: &Path) -> Child {
+    let mut command = match descriptors {
+        None => Command::new(EXE),
+        Some(nr) => {
+            let mut command = Command::new("prlimit");
+            command.arg(format!("--nofile={nr}:{nr}")).arg(EXE);
+            command
+        }
+    };
     command
         .args(["daemon", "--foreground", "--dissolve-on-exit", "--mount"])
         .arg(mount)
@@ -272,6 +301,9 @@ impl Drop for Daemon {
             }
         }
         let _ = self.recover();
+        for dir in self.cgroups() {
+            let _ = cgroup::undo(&dir);
+        }
         let _ = umount2(&self.mount, MntFlags::MNT_DETACH);
         if std::thread::panicking() {
             eprintln!("the daemon has left {left:?}");

@@ -2,7 +2,10 @@
 #![allow(dead_code, unreachable_pub, unused_imports)] // a module of each test file, which uses its part of it
 
 pub mod actor;
+pub mod app;
 mod daemon;
+pub mod pages;
+mod pools;
 mod proc;
 mod sys;
 
@@ -13,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use daemon::{Daemon, drivers};
+pub use pools::{Pools, agents, can_run_memory, checker, names};
 pub use proc::*;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -62,6 +66,14 @@ pub fn can_run() -> bool {
 pub fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     need(program, std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
+}
+
+/// A shell command with a terminal of its own; its last program takes the shell's place if it is run by `exec`.
+/// The shell is the same whoever runs the tests: some stay beside their last program, some do not.
+pub fn in_terminal(line: &str) -> Command {
+    let mut command = Command::new("script");
+    command.args(["-q", "-e", "-c", line, "/dev/null"]).env("SHELL", "/bin/sh");
+    command
 }
 
 /// Polls until `what` gives something, for at most `seconds`.
@@ -138,7 +150,9 @@ impl Program {
     /// Starts a command that goes through `taskset`, and waits until it is executed.
     fn spawn(command: &mut Command) -> Self {
         let program = Self(command.spawn().expect("taskset from util-linux"));
-        let launchers = ["taskset", "setpriv", "nice", "chrt"];
+        // Our own name: `spawn` comes back just before the launcher's takes its place.
+        let own = fs::read_to_string("/proc/thread-self/comm").expect("our name");
+        let launchers = ["taskset", "setpriv", "nice", "chrt", own.trim()];
         wait_until(5, "the program to be executed", || {
             fs::read_to_string(format!("/proc/{}/comm", program.pid()))
                 .is_ok_and(|comm| !launchers.contains(&comm.trim()))

@@ -26,6 +26,11 @@ pub fn state(pid: i32) -> Option<char> {
     stat_field(pid, 0)?.chars().next()
 }
 
+/// The name of a process.
+pub fn comm(pid: i32) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+}
+
 /// The parent of a process.
 pub fn parent(pid: i32) -> Option<i32> {
     stat_field(pid, 1)?.parse().ok()
